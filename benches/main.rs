@@ -1,0 +1,3 @@
+//! Kernel benchmarks.
+
+fn main() {}

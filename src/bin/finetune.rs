@@ -1,0 +1,3 @@
+//! The `finetune` command.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Hugging Face model folders, PEFT adapters, the ECI head, crash-safe writing.

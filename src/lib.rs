@@ -1,0 +1,11 @@
+//! Fine-tunes Llama-2 and its family on one GPU: NF4 base, LoRA on every linear layer, an ECI classification head,
+//! trained jointly. Every kernel is CUDA C++ in `kernels/` and runs on a GPU or, the same file, on a CPU.
+//!
+//! Data flows one way: bin → cli → {train, eval, generate} → model → ops (on the tape) → device, ffi → .cu.
+
+mod error;
+
+pub mod checkpoint;
+pub mod data;
+
+pub use error::{Error, Result};
