@@ -2,7 +2,7 @@
  *
  *   absmax[b] = max |w| over a block of 64     code = number of midpoints of map16 strictly below w (1 / max(absmax, 1e-38))
  *   double quantisation of the scales, where absmax_q is given:
- *   offset = mean_b absmax[b] (summed in fp64)     nested_absmax[c] = max |absmax - offset| over 256 blocks
+ *   offset = mean_b absmax[b] (in PyTorch's order)     nested_absmax[c] = max |absmax - offset| over 256 blocks
  *   absmax_q = number of midpoints of nested_map strictly below (absmax - offset) (1 / max(nested_absmax, 1e-38))
  * An odd count leaves the code of zero, 7, in the last low nibble.
  */
