@@ -27,7 +27,7 @@ static_assert(kTile == LC_ATTENTION_TILE, "the host makes the tiles");
 // Rows of the other side taken per step, and the padded row of shared memory, for head size D.
 template <int D>
 struct Size {
-    static constexpr int kForward = D == 128 ? 32 : 64, kBackward = D == 128 ? 16 : 64, kRow = D + 8;
+    static constexpr int kForward = D == 128 ? 32 : 64, kBackward = D == 128 ? 16 : 32, kRow = D + 8;
 };
 
 // kRows rows of D into a padded tile, zeros from n_valid on: what is not there must not be a NaN.
