@@ -1,3 +1,6 @@
 //! One file per operation: its shape equations, its launches, and its tape node with forward and backward on one screen.
 
+pub mod attention;
 pub mod rms_norm;
+pub mod rotary;
+pub mod sequences;
