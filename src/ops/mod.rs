@@ -4,4 +4,7 @@ pub mod dropout;
 pub mod linear;
 pub mod matmul;
 pub mod nf4;
+pub mod attention;
 pub mod rms_norm;
+pub mod rotary;
+pub mod sequences;
