@@ -108,7 +108,9 @@ fn find_nvcc() -> Option<PathBuf> {
 /// Every kernel for every GPU, with its launchers, as objects in one archive. False without nvcc.
 fn compile_cuda(sources: &[PathBuf], out: &Path) -> bool {
     let Some(nvcc) = find_nvcc() else {
-        println!("cargo::warning=no nvcc: this build runs on the CPU device; for a GPU, run tools/install_cuda.sh and build again");
+        println!(
+            "cargo::warning=no nvcc: this build runs on the CPU device; for a GPU, run tools/install_cuda.sh and build again"
+        );
         return false;
     };
     let mut objects = Vec::new();
