@@ -3,10 +3,10 @@
 use crate::device::{DType, Device, Tensor};
 use crate::generate::KvCache;
 use crate::model::Llama;
-use crate::ops::matmul::matmul_nt;
+use crate::ops::matmul::{Layout, matmul};
 use crate::ops::rows::gather_rows;
 use crate::ops::sequences::SequenceLayout;
-use crate::tape::Tape;
+use crate::tape::{Tape, Write};
 use crate::{Error, Result};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -109,7 +109,7 @@ fn next_tokens(model: &Llama, device: &Device, open: &mut [Open], cache: &Rc<Ref
 /// Logits [n, Vp] fp32 of hidden states [n, C]; columns from V on are padding.
 pub(crate) fn logits(model: &Llama, hidden: &Tensor) -> Result<Tensor> {
     let out = hidden.device().empty("logits", DType::F32, &[hidden.shape()[0], model.head.shape()[0]])?;
-    matmul_nt(hidden, &model.head, &out)?;
+    matmul(Layout::NT, &[(hidden, &model.head)], &out, 1.0, Write::Set)?;
     Ok(out)
 }
 

@@ -10,7 +10,8 @@ use crate::generate::KvCache;
 use crate::model::Batch;
 use crate::ops::attention::attention;
 use crate::ops::embedding::embedding;
-use crate::ops::linear::{Dropout, Linear, linear};
+use crate::ops::dropout::Dropout;
+use crate::ops::linear::{Linear, linear};
 use crate::ops::rms_norm::rms_norm;
 use crate::ops::rotary::{RotaryTable, rotary};
 use crate::ops::sequences::SequenceLayout;
@@ -130,6 +131,11 @@ struct LayerPass {
 }
 
 impl LayerPass {
+    /// The mask of the layer's `i`-th linear: every linear of the model has its own.
+    fn dropout(&self, i: usize) -> Option<Dropout> {
+        self.dropout.map(|d| d.nth(self.index * 8 + i))
+    }
+
     /// inputs: the last branch's output and, after the first layer, the residual; outputs: the MLP's output, the residual.
     fn run(&self, tape: &mut Tape, inputs: &[Var]) -> Result<Vec<Var>> {
         let (l, c) = (&self.layer, &self.config);
@@ -137,16 +143,16 @@ impl LayerPass {
         let branch = self.attention(tape, &x)?;
         drop(x);
         let (residual, x) = rms_norm(tape, &branch, Some(&residual), &l.mlp_norm, c.rms_eps)?;
-        let [gate, up] = take(linear(tape, &x, &[&l.gate, &l.up], self.dropout)?);
+        let [gate, up] = take(linear(tape, &x, &[&l.gate, &l.up], self.dropout(4))?);
         drop(x);
         let hidden = swiglu(tape, &gate, &up)?;
-        let [down] = take(linear(tape, &hidden, &[&l.down], self.dropout)?);
+        let [down] = take(linear(tape, &hidden, &[&l.down], self.dropout(6))?);
         Ok(vec![down, residual])
     }
 
     fn attention(&self, tape: &mut Tape, x: &Var) -> Result<Var> {
         let (l, c) = (&self.layer, &self.config);
-        let [q, k, v] = take(linear(tape, x, &[&l.q, &l.k, &l.v], self.dropout)?);
+        let [q, k, v] = take(linear(tape, x, &[&l.q, &l.k, &l.v], self.dropout(0))?);
         let q = rotary(tape, q, &self.rotary, &self.layout, c.n_heads, c.head_dim)?;
         let k = rotary(tape, k, &self.rotary, &self.layout, c.n_kv_heads, c.head_dim)?;
         let (k, v) = match &self.cache {
@@ -157,7 +163,7 @@ impl LayerPass {
             None => (k, v),
         };
         let o = attention(tape, &q, &k, &v, &self.layout, c.n_heads, c.n_kv_heads, c.head_dim)?;
-        let [y] = take(linear(tape, &o, &[&l.o], self.dropout)?);
+        let [y] = take(linear(tape, &o, &[&l.o], self.dropout(3))?);
         Ok(y)
     }
 }

@@ -4,8 +4,8 @@ use crate::checkpoint::{HostTensor, LINEARS, LlamaConfig, ModelFolder};
 use crate::device::{DType, Device, Tensor};
 use crate::model::llama::{Layer, Llama};
 use crate::model::{Group, Init, ParamIndex, Params, ParamsBuilder};
-use crate::ops::linear::{Linear, Lora, Weight};
-use crate::ops::nf4::{Nf4Scales, Nf4Weight};
+use crate::ops::linear::{Linear, Lora, Weight, padded_rank};
+use crate::ops::nf4::{Nf4Weight, nested_map_on};
 use crate::ops::rotary::RotaryTable;
 use crate::{Result, bail_input};
 use std::rc::Rc;
@@ -31,13 +31,6 @@ pub struct LoraSpec {
     pub scale: f32,
     /// Short names, e.g. `q_proj`.
     pub targets: Vec<String>,
-}
-
-impl LoraSpec {
-    /// Ranks are stored rounded up to tensor-core steps; the padding is zero and stays zero.
-    pub fn padded_rank(&self) -> usize {
-        self.rank.div_ceil(16) * 16
-    }
 }
 
 struct Planned {
@@ -75,22 +68,24 @@ pub fn load<T>(
         true => embedding.clone(),
         false => upload_vocabulary(device, folder, "lm_head.weight", &config)?,
     };
+    let nested_map = nested_map_on(device)?;
     let mut layers = Vec::new();
     for index in 0..config.n_layers {
         let prefix = format!("model.layers.{index}");
         let linear = |name: &'static str| -> Result<Linear> {
             let (n_out, n_in) = linear_shape(&config, name);
             let dense = upload(&format!("{prefix}.{name}.weight"), &[n_out, n_in])?;
+            let name_on_disk = format!("{prefix}.{name}");
             let weight = match quantise {
                 Quantise::None => Weight::Dense(dense),
-                Quantise::Nf4 => Weight::Nf4(Nf4Weight::quantise(&dense, Nf4Scales::Plain)?),
-                Quantise::Nf4Double => Weight::Nf4(Nf4Weight::quantise(&dense, Nf4Scales::Double)?),
+                Quantise::Nf4 => Weight::Nf4(Nf4Weight::quantize(&name_on_disk, &dense, None)?),
+                Quantise::Nf4Double => Weight::Nf4(Nf4Weight::quantize(&name_on_disk, &dense, Some(&nested_map))?),
             };
             let lora = planned.iter().find(|p| p.layer == index && p.linear == name).map(|p| {
                 let spec = lora.expect("planned from it");
                 Lora { a: params.get(p.a), b: params.get(p.b), rank: spec.rank, scale: spec.scale }
             });
-            Ok(Linear { name: format!("{prefix}.{name}"), weight, lora, n_in, n_out })
+            Linear::new(name_on_disk, weight, lora)
         };
         let [q, k, v, o, gate, up, down] = LINEARS;
         layers.push(Rc::new(Layer {
@@ -130,7 +125,7 @@ fn plan_lora(builder: &mut ParamsBuilder, config: &LlamaConfig, spec: &LoraSpec)
         }
     }
     let mut planned = Vec::new();
-    let rank = spec.padded_rank();
+    let rank = padded_rank(spec.rank);
     for layer in 0..config.n_layers {
         for linear in LINEARS.into_iter().filter(|l| spec.targets.iter().any(|t| l.ends_with(t.as_str()))) {
             let (n_out, n_in) = linear_shape(config, linear);

@@ -6,6 +6,7 @@
 use crate::device::Device;
 use crate::model::{Batch, EciHead, Group, Llama, Params, RunOptions};
 use crate::ops::adamw::{AdamwConfig, adamw};
+use crate::ops::dropout::Dropout;
 use crate::ops::grad_norm::grad_norm;
 use crate::ops::lm_loss::lm_loss;
 use crate::ops::rows::gather_rows;
@@ -112,9 +113,11 @@ impl Trainer {
         let lm_scale = (w.lm / n_targets.max(1) as f64) as f32;
         let ce_scale = (w.ce / n_labelled.max(1) as f64) as f32;
         let (mut lm, mut ce, mut n_right) = (0.0, 0.0, 0);
-        for batch in batches {
+        for (i, batch) in batches.iter().enumerate() {
+            let dropout = options.dropout.map(|d| Dropout { step: d.step + i as u32, ..d });
+            let options = RunOptions { dropout, ..options.clone() };
             let mut tape = if train { Tape::new(self.device()) } else { Tape::inference(self.device()) };
-            let hidden = self.model.forward(&mut tape, batch, options)?;
+            let hidden = self.model.forward(&mut tape, batch, &options)?;
             if let Some(head) = self.head.as_ref().filter(|_| batch.labels.iter().any(|l| *l >= 0)) {
                 let logits = head.forward(&mut tape, &hidden, &batch.cu_seqlens, &batch.n_prompt)?;
                 let result = softmax_ce(&mut tape, &logits, &batch.labels, ce_scale)?;
