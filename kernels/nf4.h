@@ -9,7 +9,8 @@
 #pragma once
 #include "lc.h"
 
-enum { LC_NF4_BLOCK = 64, LC_NF4_NESTED_BLOCK = 256 };
+#define LC_NF4_BLOCK 64
+#define LC_NF4_NESTED_BLOCK 256
 
 typedef struct lc_nf4 {
     const uint8_t *packed;      /* [ceil(N K / 2)]                                    */
