@@ -1,3 +1,14 @@
 //! One file per operation: its shape equations, its launches, and its tape node with forward and backward on one screen.
 
+pub mod activation;
+pub mod adamw;
+pub mod cross_entropy;
+pub mod dense;
+pub mod eci_pool;
+pub mod embedding;
+pub mod grad_norm;
 pub mod rms_norm;
+pub mod rows;
+pub mod softmax_ce;
+pub mod swiglu;
+pub mod token_pool;
