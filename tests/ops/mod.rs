@@ -12,3 +12,6 @@ mod rows;
 mod softmax_ce;
 mod swiglu;
 mod token_pool;
+mod attention;
+mod rms_norm;
+mod rotary;
