@@ -7,6 +7,7 @@ mod dense;
 mod eci_pool;
 mod embedding;
 mod grad_norm;
+mod lm_loss;
 mod rms_norm;
 mod rows;
 mod softmax_ce;
