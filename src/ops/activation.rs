@@ -3,7 +3,8 @@
 use crate::Result;
 use crate::device::{DType, Tensor};
 use crate::ffi::{
-    self, LC_GELU, LC_IDENTITY, LC_LEAKY_RELU, LC_RELU, LC_SILU, LC_TANH, lc_activation_bwd_args, lc_activation_fwd_args,
+    self, LC_GELU, LC_IDENTITY, LC_LEAKY_RELU, LC_RELU, LC_SILU, LC_TANH, lc_activation_bwd_args,
+    lc_activation_fwd_args,
 };
 use crate::tape::{Grads, Node, Tape, Var, VarId};
 

@@ -19,14 +19,8 @@ pub fn embedding(tape: &mut Tape, table: &Tensor, ids: &[i32]) -> Result<Var> {
     let t = ids.len();
     let ids = device.upload_i32("token ids", &[t], ids)?;
     let h = device.empty("residual", device.act(), &[t, c])?;
-    let args = lc_embedding_fwd_args {
-        table: table.ptr(),
-        ids: ids.ptr(),
-        h: h.ptr(),
-        T: t as i32,
-        C: c as i32,
-        V: v as i32,
-    };
+    let args =
+        lc_embedding_fwd_args { table: table.ptr(), ids: ids.ptr(), h: h.ptr(), T: t as i32, C: c as i32, V: v as i32 };
     ffi::launch(&device, &ffi::EMBEDDING_FWD, &args, &[table, &ids])?;
     Ok(tape.var(h, false))
 }

@@ -14,14 +14,8 @@ pub fn gather_rows(tape: &mut Tape, x: &Var, rows: &[i32]) -> Result<Var> {
     let n = rows.len();
     let rows = device.upload_i32("target rows", &[n], rows)?;
     let y = device.empty("target states", device.act(), &[n, c])?;
-    let args = lc_rows_gather_args {
-        x: x.value().ptr(),
-        rows: rows.ptr(),
-        y: y.ptr(),
-        n: n as i32,
-        T: t as i32,
-        C: c as i32,
-    };
+    let args =
+        lc_rows_gather_args { x: x.value().ptr(), rows: rows.ptr(), y: y.ptr(), n: n as i32, T: t as i32, C: c as i32 };
     ffi::launch(&device, &ffi::ROWS_GATHER, &args, &[x.value(), &rows])?;
     let y = tape.var(y, x.needs_grad());
     tape.push(GatherRows { x: x.clone(), y: y.id(), rows });

@@ -12,12 +12,7 @@ pub fn swiglu(tape: &mut Tape, gate: &Var, up: &Var) -> Result<Var> {
     gate.value().expect("swiglu gate", device.act(), &shape)?;
     up.value().expect("swiglu up", device.act(), &shape)?;
     let y = device.empty("gated", device.act(), &shape)?;
-    let args = lc_swiglu_fwd_args {
-        gate: gate.value().ptr(),
-        up: up.value().ptr(),
-        y: y.ptr(),
-        n: y.n_elems() as i64,
-    };
+    let args = lc_swiglu_fwd_args { gate: gate.value().ptr(), up: up.value().ptr(), y: y.ptr(), n: y.n_elems() as i64 };
     ffi::launch(&device, &ffi::SWIGLU_FWD, &args, &[gate.value(), up.value()])?;
     let y = tape.var(y, gate.needs_grad() || up.needs_grad());
     tape.push(Swiglu { gate: gate.clone(), up: up.clone(), y: y.id() });

@@ -47,7 +47,9 @@ impl Kept {
         for (q, (&n, ends)) in n_keep.iter().zip(cu_seqlens.windows(2)).enumerate() {
             let length = ends[1] - ends[0];
             if n < 1 || n > length {
-                return Err(Error::Shape(format!("{op}: sequence {q} has {length} tokens, of which {n} were to be kept")));
+                return Err(Error::Shape(format!(
+                    "{op}: sequence {q} has {length} tokens, of which {n} were to be kept"
+                )));
             }
         }
         Ok(Kept {

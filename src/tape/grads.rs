@@ -29,7 +29,9 @@ impl Grads {
     /// The gradient of a value that must have one.
     pub fn expect(&mut self, op: &'static str, id: VarId) -> Result<Tensor> {
         self.take(id).ok_or_else(|| {
-            Error::Shape(format!("{op}: nothing downstream wrote the gradient of its output: an operation has no backward"))
+            Error::Shape(format!(
+                "{op}: nothing downstream wrote the gradient of its output: an operation has no backward"
+            ))
         })
     }
 
