@@ -5,11 +5,16 @@
 
 mod error;
 
+pub mod bytes;
 pub mod checkpoint;
+pub mod cli;
 pub mod data;
 pub mod device;
+pub mod eval;
 pub mod ffi;
 pub mod ops;
+pub mod report;
 pub mod tape;
+pub mod train;
 
 pub use error::{Error, Result};

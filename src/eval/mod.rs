@@ -1,0 +1,5 @@
+//! How good a model is: measures over its answers.
+
+pub mod metrics;
+
+pub use metrics::Confusion;
