@@ -4,7 +4,8 @@ use plotters::prelude::*;
 
 use crate::{Error, Result};
 
-const SIZE: (u32, u32) = (760, 260);
+/// About the width of its column on the page, so that letters keep their size.
+const SIZE: (u32, u32) = (500, 220);
 /// More points than pixels show nothing more.
 const MAX_POINTS: usize = 400;
 const TEXT: RGBColor = RGBColor(90, 98, 110);
@@ -19,8 +20,19 @@ pub struct Series {
     pub colour: RGBColor,
     /// x and y; points that are not finite are left out.
     pub points: Vec<(f64, f64)>,
-    /// Whether every point is marked (for few points) or the line is smoothed over the faint raw values (for many).
-    pub marked: bool,
+    /// How it is drawn.
+    pub style: Style,
+}
+
+/// How a line is drawn.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Style {
+    /// As it is.
+    Plain,
+    /// A smoothed line over the faint values: for what is noisy.
+    Smoothed,
+    /// With a mark on every point: for few points.
+    Marked,
 }
 
 impl Series {
@@ -68,8 +80,8 @@ fn draw(svg: &mut String, y_name: &str, series: &[Series], steps: std::ops::Rang
         .axis_style(GRID)
         .label_style(font.clone())
         .axis_desc_style(font)
-        .x_labels(8)
-        .y_labels(6)
+        .x_labels(6)
+        .y_labels(5)
         .x_desc("step")
         .y_desc(y_name)
         .x_label_formatter(&|x| format!("{x:.0}"))
@@ -79,12 +91,18 @@ fn draw(svg: &mut String, y_name: &str, series: &[Series], steps: std::ops::Rang
         })
         .draw()?;
     for s in series {
-        if s.marked {
-            chart.draw_series(LineSeries::new(s.points.clone(), s.colour.stroke_width(2)))?;
-            chart.draw_series(s.points.iter().map(|&p| Circle::new(p, 3, s.colour.filled())))?;
-        } else {
-            chart.draw_series(LineSeries::new(s.points.clone(), s.colour.mix(0.25).stroke_width(1)))?;
-            chart.draw_series(LineSeries::new(smooth(&s.points), s.colour.stroke_width(2)))?;
+        let (points, line) = (s.points.clone(), s.colour.stroke_width(2));
+        match s.style {
+            Style::Plain => drop(chart.draw_series(LineSeries::new(points, line))?),
+            Style::Smoothed => {
+                let smoothed = smooth(&points);
+                chart.draw_series(LineSeries::new(points, s.colour.mix(0.25).stroke_width(1)))?;
+                chart.draw_series(LineSeries::new(smoothed, line))?;
+            }
+            Style::Marked => {
+                chart.draw_series(points.iter().map(|&p| Circle::new(p, 3, s.colour.filled())))?;
+                chart.draw_series(LineSeries::new(points, line))?;
+            }
         }
     }
     area.present()?;
@@ -120,7 +138,7 @@ mod tests {
     use super::*;
 
     fn series(points: Vec<(f64, f64)>) -> Series {
-        Series { name: "loss", colour: RGBColor(1, 2, 255), points, marked: false }
+        Series { name: "loss", colour: RGBColor(1, 2, 255), points, style: Style::Smoothed }
     }
 
     #[test]

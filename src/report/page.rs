@@ -7,7 +7,7 @@ use minijinja::value::Serde;
 use plotters::style::RGBColor;
 use serde::Serialize;
 
-use super::charts::{Series, lines};
+use super::charts::{Series, Style, lines};
 use super::summary::{Report, duration};
 use super::table::Table;
 use crate::eval::Confusion;
@@ -95,6 +95,8 @@ struct Buffer {
     name: String,
     size: String,
     percent: f64,
+    /// Length of its bar, in percent of the longest.
+    bar: f64,
 }
 
 impl Page<'_> {
@@ -135,10 +137,10 @@ impl Page<'_> {
     fn charts(&self) -> Result<Vec<Chart>> {
         let (blue, orange, green, grey) =
             (RGBColor(31, 99, 181), RGBColor(201, 100, 22), RGBColor(34, 134, 88), RGBColor(90, 98, 110));
-        let of = |name, colour, marked, value: &dyn Fn(&StepLog) -> Option<f64>| Series {
+        let of = |name, colour, style, value: &dyn Fn(&StepLog) -> Option<f64>| Series {
             name,
             colour,
-            marked,
+            style,
             points: self.steps.iter().filter_map(|s| Some((s.step as f64, value(s)?))).collect(),
         };
         let validation =
@@ -148,34 +150,34 @@ impl Page<'_> {
                 "Loss in training",
                 "loss",
                 vec![
-                    of("joint", grey, false, &|s| Some(s.joint_loss)),
-                    of("language model", blue, false, &|s| Some(s.lm_loss)),
-                    of("ECI head", orange, false, &|s| s.ce_loss),
+                    of("joint", grey, Style::Smoothed, &|s| Some(s.joint_loss)),
+                    of("language model", blue, Style::Smoothed, &|s| Some(s.lm_loss)),
+                    of("ECI head", orange, Style::Smoothed, &|s| s.ce_loss),
                 ],
             ),
             (
                 "Loss on validation rows",
                 "loss",
                 vec![
-                    of("joint", grey, true, &|s| validation(&|v| Some(v.joint_loss), s)),
-                    of("language model", blue, true, &|s| validation(&|v| Some(v.lm_loss), s)),
-                    of("ECI head", orange, true, &|s| validation(&|v| v.ce_loss, s)),
+                    of("joint", grey, Style::Marked, &|s| validation(&|v| Some(v.joint_loss), s)),
+                    of("language model", blue, Style::Marked, &|s| validation(&|v| Some(v.lm_loss), s)),
+                    of("ECI head", orange, Style::Marked, &|s| validation(&|v| v.ce_loss, s)),
                 ],
             ),
             (
                 "ECI accuracy on validation rows",
                 "share right",
-                vec![of("ECI head", green, true, &|s| validation(&|v| v.eci_accuracy, s))],
+                vec![of("ECI head", green, Style::Marked, &|s| validation(&|v| v.eci_accuracy, s))],
             ),
             (
                 "Learning rate",
                 "rate",
                 vec![
-                    of("adapter", blue, false, &|s| Some(s.lr)),
-                    of("head", orange, false, &|s| s.ce_loss.map(|_| s.head_lr)),
+                    of("adapter", blue, Style::Plain, &|s| Some(s.lr)),
+                    of("head", orange, Style::Plain, &|s| s.ce_loss.map(|_| s.head_lr)),
                 ],
             ),
-            ("Gradient norm before clipping", "norm", vec![of("norm", grey, false, &|s| Some(s.grad_norm))]),
+            ("Gradient norm before clipping", "norm", vec![of("norm", grey, Style::Smoothed, &|s| Some(s.grad_norm))]),
         ];
         let mut charts = Vec::new();
         for (title, y_name, series) in all {
@@ -196,8 +198,11 @@ impl Page<'_> {
             let rest = sorted.split_off(MAX_BUFFERS - 1);
             sorted.push((format!("{} smaller buffers", rest.len()), rest.iter().map(|(_, n)| n).sum()));
         }
-        let percent = |n: usize| 100.0 * n as f64 / total.max(1) as f64;
-        sorted.into_iter().map(|(name, n)| Buffer { name, size: bytes::readable(n), percent: percent(n) }).collect()
+        let most = sorted.iter().map(|(_, n)| *n).max().unwrap_or(0);
+        let percent = |n: usize, of: usize| 100.0 * n as f64 / of.max(1) as f64;
+        let buffer =
+            |(name, n)| Buffer { name, size: bytes::readable(n), percent: percent(n, total), bar: percent(n, most) };
+        sorted.into_iter().map(buffer).collect()
     }
 
     /// Settings by section.
