@@ -11,3 +11,8 @@ pub use interrupt::Interrupt;
 pub use log::{Log, StepLog};
 pub use progress::Progress;
 pub use schedule::{Schedule, Shape};
+//! Training: the step and what drives it.
+
+mod step;
+
+pub use step::{AdamW, LossWeights, Losses, Trainer, argmax};
