@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(kThreads) dense_dw(lc_dense_bwd_args a) {
         if (o0 + o >= a.n_out) continue;
         float* to = a.dW + (size_t)(o0 + o) * a.n_in + i;
         *to = a.write_dw == LC_ADD ? *to + dw[o] : dw[o];
-        if (i == 0) a.dbias[o0 + o] = a.write_dw == LC_ADD ? a.dbias[o0 + o] + db[o] : db[o];
+        if (i == 0) a.dbias[o0 + o] = a.write_dbias == LC_ADD ? a.dbias[o0 + o] + db[o] : db[o];
     }
 }
 } // namespace
@@ -109,9 +109,7 @@ LC_API lc_status LC(dense_fwd)(const lc_dense_fwd_args* a, lc_stream stream) {
 
 LC_API lc_status LC(dense_bwd)(const lc_dense_bwd_args* a, lc_stream stream) {
     LC_REQUIRE(a->B > 0 && a->n_in > 0 && a->n_out > 0, LC_BAD_SHAPE);
-    LC_REQUIRE((a->dW == nullptr) == (a->dbias == nullptr), LC_BAD_SHAPE);
     const unsigned columns = ceil_div(a->n_in, kThreads);
     if (a->dx) LC_TRY((launch<dense_dx>(dim3(columns, ceil_div(a->B, kBatch)), dim3(kThreads), 0, stream, *a)));
-    if (a->dW) LC_TRY((launch<dense_dw>(dim3(columns, ceil_div(a->n_out, kOut)), dim3(kThreads), 0, stream, *a)));
-    return lc_status{LC_OK, 0, nullptr};
+    return launch<dense_dw>(dim3(columns, ceil_div(a->n_out, kOut)), dim3(kThreads), 0, stream, *a);
 }

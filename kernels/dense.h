@@ -20,10 +20,10 @@ typedef struct lc_dense_bwd_args {
     const float *x;      /* [B,n_in]     in                                           */
     const float *W;      /* [n_out,n_in] in                                           */
     float *dx;           /* [B,n_in]     out, or NULL; written as `write_dx` says     */
-    float *dW;           /* [n_out,n_in] out, or NULL; written as `write_dw` says     */
-    float *dbias;        /* [n_out]      out, NULL with dW; written as `write_dw` says */
+    float *dW;           /* [n_out,n_in] out; written as `write_dw` says              */
+    float *dbias;        /* [n_out]      out; written as `write_dbias` says           */
     int32_t B, n_in, n_out;
-    int32_t write_dx, write_dw; /* lc_write                                           */
+    int32_t write_dx, write_dw, write_dbias; /* lc_write                              */
 } lc_dense_bwd_args;
 
 LC_API lc_status LC(dense_fwd)(const lc_dense_fwd_args *a, lc_stream stream);

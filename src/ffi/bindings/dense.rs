@@ -53,6 +53,7 @@ pub struct lc_dense_bwd_args {
     pub n_out: i32,
     pub write_dx: i32,
     pub write_dw: i32,
+    pub write_dbias: i32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -93,6 +94,9 @@ const _: () = {
     [
         "Offset of field: lc_dense_bwd_args::write_dw",
     ][::std::mem::offset_of!(lc_dense_bwd_args, write_dw) - 64usize];
+    [
+        "Offset of field: lc_dense_bwd_args::write_dbias",
+    ][::std::mem::offset_of!(lc_dense_bwd_args, write_dbias) - 68usize];
 };
 unsafe extern "C" {
     #[must_use]
