@@ -1,5 +1,18 @@
 //! Every operation against PyTorch.
 
+mod activation;
+mod adamw;
+mod cross_entropy;
+mod dense;
+mod eci_pool;
+mod embedding;
+mod grad_norm;
+mod lm_loss;
+mod rms_norm;
+mod rows;
+mod softmax_ce;
+mod swiglu;
+mod token_pool;
 mod attention;
 mod rms_norm;
 mod rotary;

@@ -1,0 +1,57 @@
+//! The gradient norm against tools/golden/grad_norm.py.
+
+use crate::common::{Golden, for_each_device};
+use llamacare::device::DType;
+use llamacare::ops::grad_norm::grad_norm;
+
+#[test]
+fn grad_norm_and_clip_match_torch() {
+    let golden = Golden::load("grad_norm");
+    for_each_device(|device| {
+        for case in golden.cases() {
+            let grad = golden.upload(device, &case, "grad", DType::F32);
+            let norm = grad_norm(&grad, golden.floats(&case, "max_norm")[0]).unwrap();
+            golden.check(device, &case, "clip", &norm.clip(), 2.0);
+            let report = norm.read().unwrap();
+            let got = device.upload("norm", DType::F32, &[1], &[report.norm]).unwrap();
+            golden.check(device, &case, "norm", &got, 2.0);
+            assert_eq!((report.n_bad, report.first_bad), (0, None));
+        }
+    });
+}
+
+#[test]
+fn grad_norm_counts_what_is_not_finite_and_finds_the_first() {
+    for_each_device(|device| {
+        let mut values = vec![0.5f32; 30_000];
+        for (at, value) in [(8191, f32::NAN), (8192, f32::INFINITY), (8193, f32::NEG_INFINITY), (29_999, f32::NAN)] {
+            values[at] = value;
+            let grad = device.upload("grad", DType::F32, &[values.len()], &values).unwrap();
+            let report = grad_norm(&grad, 1.0).unwrap().read().unwrap();
+            let n_bad = values.iter().filter(|v| !v.is_finite()).count();
+            assert_eq!((report.n_bad, report.first_bad, report.clip), (n_bad, Some(8191), 0.0));
+            assert!((report.norm - 0.5 * ((30_000 - n_bad) as f32).sqrt()).abs() < 1e-3);
+        }
+        values[8191] = 0.5;
+        let grad = device.upload("grad", DType::F32, &[values.len()], &values).unwrap();
+        assert_eq!(grad_norm(&grad, 1.0).unwrap().read().unwrap().first_bad, Some(8192));
+    });
+}
+
+#[test]
+fn a_norm_too_large_for_a_float_clips_to_nothing() {
+    for_each_device(|device| {
+        let grad = device.upload("grad", DType::F32, &[2], &[3e38, 3e38]).unwrap();
+        let report = grad_norm(&grad, 1.0).unwrap().read().unwrap();
+        assert!(report.clip == 0.0 && report.n_bad == 0 && report.norm.is_infinite(), "{report:?}");
+    });
+}
+
+#[test]
+fn without_a_limit_nothing_is_clipped() {
+    for_each_device(|device| {
+        let grad = device.upload("grad", DType::F32, &[2], &[300.0, 400.0]).unwrap();
+        let report = grad_norm(&grad, f32::INFINITY).unwrap().read().unwrap();
+        assert!(report.clip == 1.0 && (report.norm - 500.0).abs() < 1e-3, "{report:?}");
+    });
+}
