@@ -13,7 +13,7 @@
 
 typedef enum lc_layout { LC_NT = 0, LC_NN = 1, LC_TN = 2 } lc_layout;
 
-enum { LC_MAX_SEGMENTS = 8 };
+typedef enum lc_matmul_size { LC_MAX_SEGMENTS = 8 } lc_matmul_size;
 
 typedef struct lc_matmul_segment {
     const lc_act *a;  /* in  NT, NN: [M,K]   TN: [K,M]    rows lda apart */

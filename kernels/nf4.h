@@ -9,7 +9,7 @@
 #pragma once
 #include "lc.h"
 
-enum { LC_NF4_BLOCK = 64, LC_NF4_NESTED_BLOCK = 256 };
+typedef enum lc_nf4_size { LC_NF4_BLOCK = 64, LC_NF4_NESTED_BLOCK = 256 } lc_nf4_size;
 
 typedef struct lc_nf4 {
     const uint8_t *packed;      /* [ceil(N K / 2)]                                    */

@@ -5,11 +5,19 @@
 
 mod error;
 
+pub mod bytes;
 pub mod checkpoint;
+pub mod cli;
 pub mod data;
 pub mod device;
+pub mod eval;
 pub mod ffi;
+pub mod generate;
+pub mod model;
 pub mod ops;
+pub mod report;
 pub mod tape;
+pub mod train;
+pub mod verify;
 
 pub use error::{Error, Result};

@@ -25,6 +25,7 @@ mod testing;
 
 pub use decision::parse_decision;
 pub use pack::{MicroBatch, efficiency, pack};
+pub use random::SplitMix64;
 pub use record::{Format, Record, load};
 pub use split::{Share, split, split_by_ids};
 pub use template::{Example, Template};

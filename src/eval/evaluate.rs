@@ -63,7 +63,7 @@ impl Evaluate<'_> {
         let mut out = Evaluation::default();
         let mut classes = vec![None; rows.len()];
         let (mut sum, mut n) = (0.0, 0);
-        for micro in pack(rows, self.max_tokens, 0, 0) {
+        for micro in pack(rows, self.max_tokens, 0, 0)? {
             let batch = Batch::new(trainer.device(), &micro)?;
             let (batch_sum, head) = forward(trainer, &batch)?;
             sum += batch_sum;

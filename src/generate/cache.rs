@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::device::{Device, Tensor};
-use crate::ops::rows::scatter_rows;
+use crate::ops::rows::add_rows;
 
 /// Each sequence owns a contiguous range of rows, as long as it may become.
 pub struct KvCache {
@@ -27,8 +27,8 @@ impl KvCache {
     pub fn append(&mut self, layer: usize, k: &Tensor, v: &Tensor) -> Result<(Tensor, Tensor)> {
         let (cache_k, cache_v) = &self.layers[layer];
         // The rows are still zero, so adding is storing; rows of other tokens stay as they are.
-        scatter_rows(k, &self.rows, cache_k)?;
-        scatter_rows(v, &self.rows, cache_v)?;
+        add_rows(k, &self.rows, cache_k)?;
+        add_rows(v, &self.rows, cache_v)?;
         Ok((cache_k.clone(), cache_v.clone()))
     }
 }

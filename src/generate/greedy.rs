@@ -107,7 +107,7 @@ fn next_tokens(model: &Llama, device: &Device, open: &mut [Open], cache: &Rc<Ref
 }
 
 /// Logits [n, Vp] fp32 of hidden states [n, C]; columns from V on are padding.
-pub(crate) fn logits(model: &Llama, hidden: &Tensor) -> Result<Tensor> {
+pub fn logits(model: &Llama, hidden: &Tensor) -> Result<Tensor> {
     let out = hidden.device().empty("logits", DType::F32, &[hidden.shape()[0], model.head.shape()[0]])?;
     matmul(Layout::NT, &[(hidden, &model.head)], &out, 1.0, Write::Set)?;
     Ok(out)

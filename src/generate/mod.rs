@@ -4,4 +4,4 @@ mod cache;
 mod greedy;
 
 pub use cache::KvCache;
-pub use greedy::{Greedy, generate};
+pub use greedy::{Greedy, generate, logits};

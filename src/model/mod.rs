@@ -7,7 +7,7 @@ mod load;
 mod params;
 
 pub use batch::Batch;
-pub use eci::EciHead;
+pub use eci::{EciHead, EciPlan};
 pub use llama::{Llama, RunOptions};
 pub use load::{LoraSpec, Quantise, load};
 pub use params::{Group, Init, ParamIndex, Params, ParamsBuilder};

@@ -4,8 +4,8 @@ pub const LC_NT: lc_layout = 0;
 pub const LC_NN: lc_layout = 1;
 pub const LC_TN: lc_layout = 2;
 pub type lc_layout = ::std::os::raw::c_uint;
-pub const LC_MAX_SEGMENTS: _bindgen_ty_1 = 8;
-pub type _bindgen_ty_1 = ::std::os::raw::c_uint;
+pub const LC_MAX_SEGMENTS: lc_matmul_size = 8;
+pub type lc_matmul_size = ::std::os::raw::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct lc_matmul_segment {

@@ -1,0 +1,17 @@
+//! The command line: what was typed and what a configuration file says become one validated [`RunConfig`].
+//!
+//! Two stages, two types. [`Options`](options::Options) is *as typed*: every field may be missing, and the same struct is read
+//! from flags (clap) and from a file (TOML), so a setting has one name and one description. [`RunConfig`] is *validated*:
+//! every field has a value within its range, and nothing after it needs to ask again. Flags win over the file, the file
+//! over the defaults.
+
+pub mod config;
+pub mod exit;
+pub mod file;
+pub mod finetune;
+pub mod nearest;
+pub mod numbers;
+pub mod options;
+
+pub use config::RunConfig;
+pub use finetune::{Finetune, Start};
