@@ -588,11 +588,13 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupted_first_save_does_not_look_finished() {
-        let dir = saved();
-        // The configuration is renamed last: without it, tensors that are already in place are not looked at.
-        std::fs::remove_file(dir.path().join(CONFIG)).unwrap();
-        assert!(sentence(load_adapter(dir.path())).contains("there is no adapter_config.json"));
+    fn the_configuration_appears_last() {
+        // Tensors that cannot take their place stand for an interruption between the two renames.
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join(TENSORS).join("in the way")).unwrap();
+        save_adapter(dir.path(), &config(), &tensors()).unwrap_err();
+        assert!(!dir.path().join(CONFIG).exists(), "an adapter without tensors must not look finished");
+        std::fs::remove_dir_all(dir.path().join(TENSORS)).unwrap();
         save_adapter(dir.path(), &config(), &tensors()).unwrap();
         assert_eq!(load_adapter(dir.path()).unwrap(), (config(), tensors()));
     }

@@ -239,6 +239,14 @@ mod tests {
     }
 
     #[test]
+    fn the_configuration_appears_last() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join(TENSORS).join("in the way")).unwrap();
+        save_head(dir.path(), &head().0, &head().1).unwrap_err();
+        assert!(!dir.path().join(CONFIG).exists(), "a head without tensors must not look finished");
+    }
+
+    #[test]
     fn an_incomplete_head_is_refused() {
         let dir = saved();
         std::fs::remove_file(dir.path().join(TENSORS)).unwrap();
