@@ -205,10 +205,10 @@ mod tests {
     fn broken_json_is_found_with_its_row_and_line() {
         let document = "{\n\"1\": {\"QUESTION\": \"a\"},\n\"2\": {\"QUESTION\": \"b\",}\n}";
         let said = sentence(|path| load(path, None), document);
-        assert_eq!(said, "FILE, row 2 (line 3, column 22): broken JSON: trailing comma");
+        assert_eq!(said, "FILE, row 2 (line 3, column 23): broken JSON: trailing comma");
         let lines = "{\"question\": \"a\"}\n\n{\"question\": \"b\"";
         let said = sentence(|path| load(path, None), lines);
-        assert_eq!(said, "FILE, line 3, column 15: broken JSON: EOF while parsing an object");
+        assert_eq!(said, "FILE, line 3, column 16: broken JSON: EOF while parsing an object");
     }
 
     #[test]

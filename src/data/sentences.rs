@@ -29,8 +29,8 @@ fn first_end(text: &str) -> usize {
         let after = &text[at + 1..];
         let closing = after.len() - after.trim_start_matches(['"', '\'', ')', ']', '”', '’', '.', '!', '?']).len();
         let next = &after[closing..];
-        let goes_on = !next.starts_with(char::is_whitespace) || next.trim_start().starts_with(char::is_lowercase);
-        if !goes_on && !(stop == '.' && is_short_form(&text[..at])) {
+        let is_end = next.starts_with(char::is_whitespace) && !next.trim_start().starts_with(char::is_lowercase);
+        if is_end && (stop != '.' || !is_short_form(&text[..at])) {
             return at + 1 + closing;
         }
     }

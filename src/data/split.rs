@@ -51,19 +51,18 @@ fn read_ids(path: &Path) -> Result<BTreeMap<String, Option<String>>> {
         Value::Number(id) => Ok(id.to_string()),
         other => bail_input!("{file}: found {other} among the ids, expected strings or numbers"),
     };
-    let json = || {
-        serde_json::from_str(&text).map_err(|e| Error::Input(format!("{file}: broken JSON in the list of ids: {e}")))
-    };
-    let pairs: Vec<(String, Option<String>)> = match text.trim_start().chars().next() {
-        Some('{') => {
-            let map: BTreeMap<String, Value> = json()?;
-            map.into_iter().map(|(id, label)| Ok((id, Some(plain(&label)?)))).collect::<Result<_>>()?
-        }
-        Some('[') => {
-            let list: Value = json()?;
-            list.as_array().into_iter().flatten().map(|id| Ok((plain(id)?, None))).collect::<Result<_>>()?
-        }
-        _ => text.lines().map(str::trim).filter(|id| !id.is_empty()).map(|id| (id.to_string(), None)).collect(),
+    let is_json = text.trim_start().starts_with(['{', '[']);
+    let pairs: Vec<(String, Option<String>)> = if is_json {
+        let json = serde_json::from_str(&text);
+        match json.map_err(|e| Error::Input(format!("{file}: broken JSON in the list of ids: {e}")))? {
+            Value::Object(map) => {
+                map.into_iter().map(|(id, label)| Ok((id, Some(plain(&label)?)))).collect::<Result<_>>()
+            }
+            Value::Array(list) => list.iter().map(|id| Ok((plain(id)?, None))).collect::<Result<_>>(),
+            other => bail_input!("{file}: found {other}, expected a list of ids"),
+        }?
+    } else {
+        text.lines().map(str::trim).filter(|id| !id.is_empty()).map(|id| (id.to_string(), None)).collect()
     };
     let n_listed = pairs.len();
     let ids: BTreeMap<_, _> = pairs.into_iter().collect();

@@ -87,7 +87,7 @@ fn tokenizer(pieces: Vec<String>, merges: Value, parts: Value) -> TextTokenizer 
     let vocab: Map<String, Value> = pieces.into_iter().enumerate().map(|(id, piece)| (piece, id.into())).collect();
     let special = |(id, content): (usize, &str)| {
         json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
-               "normalized": false, "special": true})
+               "normalized": true, "special": true})
     };
     let added: Vec<Value> = ["<unk>", "<s>", "</s>"].into_iter().enumerate().map(special).collect();
     let mut whole = json!({

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use indicatif::{ParallelProgressIterator, ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 use rayon::prelude::*;
 
 use super::record::Record;
@@ -111,6 +111,7 @@ pub fn tokenize(
     bar.set_style(style.expect("a constant template"));
     let one = |(example, record): (&Example, &Record)| -> Result<Outcome> {
         let row = encode(example, tok, labels)?;
+        bar.inc(1);
         match over_long {
             _ if row.ids.len() <= max_tokens => Ok(Outcome::Whole(row)),
             OverLong::Error => bail_input!(
@@ -123,7 +124,7 @@ pub fn tokenize(
             OverLong::ShortenContext => shorten(&row, record, template, tok, labels, max_tokens),
         }
     };
-    let outcomes: Vec<Result<Outcome>> = examples.par_iter().zip(records).progress_with(bar.clone()).map(one).collect();
+    let outcomes: Vec<Result<Outcome>> = examples.par_iter().zip(records).map(one).collect();
     bar.finish_and_clear();
 
     let mut rows = Vec::with_capacity(examples.len());
@@ -256,8 +257,14 @@ mod tests {
     #[test]
     fn an_over_long_row_is_an_error_that_names_it() {
         let said = run(&[record("1", "One."), record("long", &"word. ".repeat(50))], 200, OverLong::Error).unwrap_err();
-        let expected = "row \"long\" has 393 tokens (prompt 350, completion 43), the limit is 200; raise the limit, ";
+        let expected = "row \"long\" has 380 tokens (prompt 346, completion 34), the limit is 200; raise the limit, ";
         assert!(said.to_string().starts_with(expected), "{said}");
+    }
+
+    #[test]
+    fn a_row_of_exactly_the_limit_fits() {
+        assert_eq!(run(&[record("1", "One. Two.")], 89, OverLong::Error).unwrap().0[0].ids.len(), 89);
+        assert!(run(&[record("1", "One. Two.")], 88, OverLong::Error).is_err());
     }
 
     #[test]
@@ -265,8 +272,8 @@ mod tests {
         let records = [record("1", "One."), record("long", &"Word. ".repeat(50)), record("3", "Two.")];
         let (rows, dropped) = run(&records, 200, OverLong::Drop).unwrap();
         assert_eq!(rows.iter().map(|r| r.id.as_str()).collect::<Vec<_>>(), ["1", "3"]);
-        assert_eq!(dropped.rows, [("long".to_string(), 393)]);
-        assert_eq!(dropped.to_string(), "1 rows dropped to keep to 200 tokens: long (393 tokens)");
+        assert_eq!(dropped.rows, [("long".to_string(), 380)]);
+        assert_eq!(dropped.to_string(), "1 rows dropped to keep to 200 tokens: long (380 tokens)");
         let said = run(&records[1..2], 200, OverLong::Drop).unwrap_err().to_string();
         assert!(said.starts_with("the split is empty: 1 rows dropped to keep to 200 tokens"), "{said}");
     }
@@ -286,7 +293,7 @@ mod tests {
     fn a_row_that_cannot_be_shortened_is_an_error() {
         let said = run(&[record("1", "One. Two.")], 60, OverLong::ShortenContext).unwrap_err().to_string();
         let expected =
-            "row \"1\" has 102 tokens (prompt 59, completion 43), the limit is 60, and without any context still 93;";
+            "row \"1\" has 89 tokens (prompt 55, completion 34), the limit is 60, and without any context still 80;";
         assert!(said.starts_with(expected), "{said}");
     }
 

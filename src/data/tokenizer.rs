@@ -7,6 +7,7 @@
 //!    completion is encoded behind a line break, whose tokens are then taken off.
 //! 3. *Silent truncation.* Some published files have truncation or padding switched on; both are switched off.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use tokenizers::Tokenizer;
@@ -17,7 +18,10 @@ use crate::{Error, Result, bail_input};
 #[derive(Clone, Debug)]
 pub struct TextTokenizer {
     tokenizer: Tokenizer,
+    /// The ids of "\n" alone, as [`TextTokenizer::encode_completion`] takes them off.
     line_break: Vec<u32>,
+    /// Never shown: BOS, EOS and what the file calls special.
+    special: HashSet<u32>,
     bos: u32,
     eos: u32,
     vocab_size: usize,
@@ -49,7 +53,9 @@ impl TextTokenizer {
         tokenizer.set_encode_special_tokens(true);
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|e| Error::Input(format!("{file}: {e}")))?;
-        let mut this = TextTokenizer { tokenizer, line_break: Vec::new(), bos, eos, vocab_size };
+        let added = tokenizer.get_added_tokens_decoder().into_iter();
+        let special = added.filter(|(_, token)| token.special).map(|(id, _)| id).chain([bos, eos]).collect();
+        let mut this = TextTokenizer { tokenizer, line_break: Vec::new(), special, bos, eos, vocab_size };
         this.line_break = this.encode("\n")?;
         Ok(this)
     }
@@ -72,8 +78,11 @@ impl TextTokenizer {
     }
 
     /// Ids as text; special tokens are left out.
+    ///
+    /// By id: the crate goes by name, and does not know "</s>" again where Llama-2's file has it normalised to "▁</s>".
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.tokenizer.decode(ids, true).map_err(|e| Error::Input(format!("ids that do not decode: {e}")))
+        let shown: Vec<u32> = ids.iter().copied().filter(|id| !self.special.contains(id)).collect();
+        self.tokenizer.decode(&shown, false).map_err(|e| Error::Input(format!("ids that do not decode: {e}")))
     }
 
     /// The id that begins every row.
@@ -113,7 +122,7 @@ mod tests {
                 let ids = joined(&tok, prompt, completion);
                 assert_eq!(tok.decode(&ids).unwrap(), format!("{prompt}{completion}"));
                 let n_prompt = tok.encode_prompt(prompt).unwrap().len();
-                assert_eq!(tok.decode(&ids[n_prompt..]).unwrap(), completion.trim_start());
+                assert_eq!(tok.decode(&ids[n_prompt..]).unwrap().trim_start(), completion.trim_start());
             }
         }
         let tok = llama_like();
