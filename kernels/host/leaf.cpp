@@ -26,7 +26,6 @@ constexpr int kWidth = 8, kRows = 4;
 LC_INLINE Vec splat(float x) { return Vec{x, x, x, x, x, x, x, x}; }
 #endif
 
-constexpr int kMaxM = 64, kMaxN = 128, kMaxK = 128;
 struct alignas(64) Scratch {
     float a[kMaxM * kMaxK];
     float b[kMaxK * kMaxN];

@@ -8,6 +8,8 @@
 
 namespace lc_host {
 
+constexpr int kMaxM = 64, kMaxN = 128, kMaxK = 128; // of one call
+
 struct MmaCall {
     int mt, nt, ks;        // tiles of 16 rows, of 8 columns, steps of 16 along k
     bool a_cols, b_cols;   // stored transposed (m, n contiguous)
@@ -17,6 +19,15 @@ struct MmaCall {
     int ldb;
     size_t elem_bytes;     // 2: bf16, 4: float
 };
+
+// The two compiled copies of the arithmetic; the second exists on x86-64 only and must not be called without AVX-512.
+namespace leaf_base {
+void mma_tile(const MmaCall& call, float* const* acc, const void* const* a_regs);
+}
+namespace leaf_avx512 {
+void mma_tile(const MmaCall& call, float* const* acc, const void* const* a_regs);
+}
+bool has_avx512();
 
 // acc[lane]: [mt][nt][4] floats of each lane; a_regs[lane]: [ks][mt][4] pairs, or unused.
 void mma_tile(const MmaCall& call, float* const* acc, const void* const* a_regs);

@@ -98,7 +98,7 @@ struct alignas(64) Warp {
 };
 
 struct Block {
-    uint32_t n_threads, n_warps, live, at_barrier, barrier_generation, fibrous, first, idle;
+    uint32_t n_threads, n_warps, live, at_barrier, barrier_generation, fibrous, first, idle, progress;
     Fiber* fiber;
     Warp* warp;
     void (*entry)();
@@ -107,10 +107,12 @@ struct Block {
     char* smem;
     uint3 index;
     dim3 dim, grid;
-    // Checked builds only: what to call the kernel, the line of the barrier being waited at, the order of threads.
-    const char* kernel;
+    const struct Launch* launch;
+    // Checked builds only: the line of the barrier being waited at, and the order in which threads start.
     int barrier_line;
     uint64_t random;
+    const char* stacks;
+    size_t stacks_bytes, own_bytes; // own: from this record on, with fibres and warps behind it
     uint32_t order[1024];
 };
 
@@ -119,7 +121,9 @@ struct Launch {
     size_t smem;
     void (*entry)();
     const void* args;
-    const char* kernel;
+    size_t args_bytes;
+    const char* kernel; // as the compiler spells it, see kernel_name
+    struct CheckedLaunch* checked;
 };
 
 constexpr uint32_t kSmemBytes = 228 << 10; // an H100's shared memory per block, the largest there is
@@ -128,21 +132,20 @@ constexpr uint32_t kSmemBytes = 228 << 10; // an H100's shared memory per block,
 LC_TLS Fiber* current;
 LC_TLS Block* block;
 
-lc_status run_grid(const Launch& launch);
+lc_status run_grid(Launch& launch);
 void first_yield(Fiber* f);
 Fiber* prepare(Fiber* f, Fiber* next); // gives `next` a stack; unlinks it if it is dead
 Fiber* exit_fiber(Fiber* f, Block* b); // who runs next; null when the block is finished
 void idle_pass(Block* b);
 void barrier_release(Block* b, Warp* w);
 [[noreturn]] void die(const char* message);
+void short_name(const char* spelled, char* name, size_t n); // "[with auto K = {anonymous}::f]" -> "f"
+
+} // namespace lc_host
 #if LC_CHECKED
-void check_declare(char* p, size_t n_bytes);
-void check_barrier(int line);
-void check_epoch();
-void check_rows(const void* const* lane_row, size_t n_bytes); // each lane reads its row
-void check_read(uint32_t lane, const void* p, size_t n_bytes);
-void check_write(uint32_t lane, void* p, size_t n_bytes);
+#include "host/check.h"
 #endif
+namespace lc_host {
 
 // Saves the running fibre and resumes `to`. Returns the fibre that was resumed (in a register, so that nothing is
 // reloaded through the new stack).
@@ -404,5 +407,7 @@ template <auto K, class... A>
 static inline lc_status launch(dim3 grid, dim3 dim, size_t smem, lc_stream, A... args) {
     typedef std::tuple<A...> Args;
     Args tuple(args...);
-    return lc_host::run_grid({grid, dim, smem, &lc_host::fiber_main<K, Args>, &tuple, lc_host::kernel_name<K>()});
+    lc_host::Launch launch{grid,         dim, smem, &lc_host::fiber_main<K, Args>, &tuple, sizeof tuple, lc_host::kernel_name<K>(),
+                           nullptr};
+    return lc_host::run_grid(launch);
 }
