@@ -7,5 +7,9 @@ mod error;
 
 pub mod checkpoint;
 pub mod data;
+pub mod device;
+pub mod ffi;
+pub mod ops;
+pub mod tape;
 
 pub use error::{Error, Result};

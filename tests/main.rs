@@ -1,1 +1,4 @@
-//! All tests, one binary.
+//! All tests of the crate from outside, in one binary: one link.
+
+mod common;
+mod ops;

@@ -1,0 +1,167 @@
+//! The devices: an NVIDIA GPU, or the CPU, where the same kernels run on a small CUDA machine in C++ (kernels/host).
+//!
+//! A [`Device`] owns its memory: every buffer has a name and is counted; freed buffers are kept by size and handed out
+//! again, since mapping fresh pages costs more than most kernels here. Work runs in the order it was launched.
+#![allow(unsafe_code)]
+
+mod cuda;
+mod memory;
+mod tensor;
+
+pub use memory::MemoryUse;
+pub use tensor::{DType, Tensor};
+
+use crate::ffi::lc_stream;
+use crate::{Error, Result, bail_input};
+use memory::{Buffer, Memory};
+use std::sync::{Arc, Mutex};
+
+/// The storage type of activations on the CPU device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compute {
+    /// As on a GPU: bf16 storage, fp32 accumulation.
+    Bf16,
+    /// fp32 storage: no rounding to hide a wrong scale or mask behind. CPU only.
+    Fp32,
+}
+
+/// What a [`Device`] is.
+#[derive(Debug)]
+pub enum Kind {
+    /// The CPU, with this storage type.
+    Cpu(Compute),
+    /// A GPU.
+    Cuda(cuda::Gpu),
+}
+
+/// A handle to a device; clones share it.
+#[derive(Debug, Clone)]
+pub struct Device(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    kind: Kind,
+    memory: Mutex<Memory>,
+}
+
+impl Device {
+    /// The CPU device.
+    pub fn cpu(compute: Compute) -> Result<Device> {
+        #[cfg(target_arch = "x86_64")]
+        if !(is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")) {
+            bail_input!("the CPU device needs AVX2 and FMA, which this processor lacks; use a GPU or another machine");
+        }
+        Ok(Device::new(Kind::Cpu(compute)))
+    }
+
+    /// GPU number `ordinal`; one clear sentence when it cannot be used.
+    pub fn cuda(ordinal: usize) -> Result<Device> {
+        Ok(Device::new(Kind::Cuda(cuda::Gpu::open(ordinal)?)))
+    }
+
+    /// `auto` (a GPU if one can be used, else the CPU), `cuda`, `cuda:N` or `cpu`. fp32 is for the CPU only.
+    pub fn open(name: &str, compute: Compute) -> Result<Device> {
+        match (name, compute) {
+            ("cpu", _) => Device::cpu(compute),
+            ("auto", Compute::Fp32) => Device::cpu(compute),
+            ("auto", Compute::Bf16) => Device::cuda(0).or_else(|_| Device::cpu(compute)),
+            (_, Compute::Fp32) => bail_input!("--compute fp32 runs on the CPU device only; add --device cpu"),
+            ("cuda", _) => Device::cuda(0),
+            (other, _) => match other.strip_prefix("cuda:").and_then(|n| n.parse().ok()) {
+                Some(ordinal) => Device::cuda(ordinal),
+                None => bail_input!("--device {other}: expected auto, cpu, cuda or cuda:N"),
+            },
+        }
+    }
+
+    fn new(kind: Kind) -> Device {
+        Device(Arc::new(Inner { kind, memory: Mutex::default() }))
+    }
+
+    /// CPU or GPU.
+    pub fn kind(&self) -> &Kind {
+        &self.0.kind
+    }
+
+    /// For reports: the device's own name.
+    pub fn name(&self) -> String {
+        match self.kind() {
+            Kind::Cpu(Compute::Bf16) => format!("CPU device ({}, bf16)", std::env::consts::ARCH),
+            Kind::Cpu(Compute::Fp32) => format!("CPU device ({}, fp32)", std::env::consts::ARCH),
+            Kind::Cuda(gpu) => gpu.name().to_string(),
+        }
+    }
+
+    /// The storage type of activations: bf16, or fp32 in the CPU's fp32 build.
+    pub fn act(&self) -> DType {
+        match self.kind() {
+            Kind::Cpu(Compute::Fp32) => DType::F32,
+            _ => DType::Bf16,
+        }
+    }
+
+    /// Whether this is a GPU.
+    pub fn is_cuda(&self) -> bool {
+        matches!(self.kind(), Kind::Cuda(_))
+    }
+
+    pub(crate) fn stream(&self) -> lc_stream {
+        // The legacy default stream: synchronous copies order themselves with kernels on it.
+        std::ptr::null_mut()
+    }
+
+    /// A tensor with undefined contents.
+    pub fn empty(&self, name: &str, dtype: DType, shape: &[usize]) -> Result<Tensor> {
+        let n_bytes = shape.iter().product::<usize>() * dtype.bytes();
+        Ok(Tensor::whole(Buffer::allocate(self, name, n_bytes)?, dtype, shape))
+    }
+
+    /// A tensor of zeros.
+    pub fn zeros(&self, name: &str, dtype: DType, shape: &[usize]) -> Result<Tensor> {
+        let t = self.empty(name, dtype, shape)?;
+        t.fill_zero()?;
+        Ok(t)
+    }
+
+    /// A tensor of `dtype` (Bf16 rounds to nearest even) from host floats.
+    pub fn upload(&self, name: &str, dtype: DType, shape: &[usize], values: &[f32]) -> Result<Tensor> {
+        let t = self.empty(name, dtype, shape)?;
+        t.write_f32(values)?;
+        Ok(t)
+    }
+
+    /// A tensor from host integers.
+    pub fn upload_i32(&self, name: &str, shape: &[usize], values: &[i32]) -> Result<Tensor> {
+        let t = self.empty(name, DType::I32, shape)?;
+        t.write_bytes(bytemuck::cast_slice(values))?;
+        Ok(t)
+    }
+
+    /// Bytes in use now, at the peak, and what held them then.
+    pub fn memory_use(&self) -> MemoryUse {
+        self.memory().report()
+    }
+
+    /// Waits until everything launched has finished.
+    pub fn synchronize(&self) -> Result<()> {
+        match self.kind() {
+            Kind::Cpu(_) => Ok(()),
+            Kind::Cuda(gpu) => gpu.synchronize(),
+        }
+    }
+
+    fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
+        self.0.memory.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let memory = self.memory.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
+        memory.free_all(&self.kind);
+    }
+}
+
+fn device_error(what: &str, e: impl std::fmt::Display) -> Error {
+    Error::Device(format!("{what}: {e}"))
+}

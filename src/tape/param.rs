@@ -1,0 +1,42 @@
+//! A trainable tensor: the copy kernels read, and where its gradient goes.
+
+use super::Write;
+use crate::device::Tensor;
+use std::cell::Cell;
+use std::rc::Rc;
+
+/// A trainable tensor. `value` is what the forward reads (storage type for LoRA, fp32 for the head); `grad` is fp32, a
+/// part of one flat buffer that the optimiser walks. Clones share both.
+#[derive(Debug, Clone)]
+pub struct Param {
+    /// As in the saved file, e.g. `model.layers.0.self_attn.q_proj.lora_A`.
+    pub name: String,
+    /// The working copy.
+    pub value: Tensor,
+    /// Its gradient, fp32, same shape.
+    pub grad: Tensor,
+    written: Rc<Cell<bool>>,
+}
+
+impl Param {
+    /// A parameter over these tensors; its gradient counts as not written.
+    pub fn new(name: impl Into<String>, value: Tensor, grad: Tensor) -> Param {
+        assert_eq!(value.shape(), grad.shape(), "value and gradient of a parameter");
+        Param { name: name.into(), value, grad, written: Rc::default() }
+    }
+
+    /// How the next gradient is to be written: the first one since [`Param::reset`] sets, later ones add.
+    pub fn next_write(&self) -> Write {
+        if self.written.replace(true) { Write::Add } else { Write::Set }
+    }
+
+    /// Whether a gradient was written since the last reset.
+    pub fn has_grad(&self) -> bool {
+        self.written.get()
+    }
+
+    /// Forgets the gradient: the next one sets.
+    pub fn reset(&self) {
+        self.written.set(false);
+    }
+}

@@ -1,0 +1,3 @@
+//! Every operation against PyTorch.
+
+mod rms_norm;
