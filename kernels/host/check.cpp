@@ -39,6 +39,7 @@ struct Buffer {
     const char* begin;
     size_t n_bytes;
     uint64_t* writes; // one stamp a byte
+    char* name;
 };
 
 struct CheckedLaunch {
@@ -158,7 +159,7 @@ struct Who {
 // False when the byte cannot be used: one sentence per access is enough.
 bool read_cell(Cell& c, const Who& me, size_t at, size_t n) {
     if (!c.writer)
-        return fault(me.pc, nullptr, "thread %u: reads %zu bytes of shared memory (offset %zu) that nobody wrote", me.thread, n, at), false;
+        return fault(me.pc, nullptr, "thread %u: reads %zu bytes of shared memory (offset %zu) that nobody has written yet", me.thread, n, at), false;
     const uint32_t writer = c.writer - 1u;
     if (c.in_flight)
         return fault(me.pc, c.write_pc, "thread %u: reads %zu bytes of shared memory (offset %zu) that an asynchronous copy may "
@@ -216,9 +217,8 @@ bool shared_access(const Who& me, size_t at, size_t n, Access access) {
     for (size_t i = at; i < at + n; i++) {
         Cell& c = watch->cells[i];
         if (i >= kCells || c.block != watch->block) {
-            fault(me.pc, nullptr, access == Access::kRead ? "thread %u: reads %zu bytes outside every shared array (offset %zu)"
-                                                          : "thread %u: writes %zu bytes outside every shared array (offset %zu)",
-                  me.thread, n, at);
+            fault(me.pc, nullptr, "thread %u: %s %zu bytes outside every shared array (offset %zu)", me.thread,
+                  access == Access::kRead ? "reads" : "writes", n, at);
             return false;
         }
         if (!(access == Access::kRead ? read_cell(c, me, at, n) : write_cell(c, me, at, n, access))) return false;
@@ -242,7 +242,7 @@ bool unordered_stamps(uint64_t mine, uint64_t old) {
     return !one_warp || !((mine ^ old) & 0xff);
 }
 
-bool global_access(const Who& me, char* p, size_t n, bool write) {
+bool global_access(const Who& me, const char* p, size_t n, bool write) {
     CheckedLaunch* launch = block->launch->checked;
     if (launch->buffers.empty()) return true;
     const Buffer* u = watch->last;
@@ -251,36 +251,31 @@ bool global_access(const Who& me, char* p, size_t n, bool write) {
                                       [](const char* q, const Buffer& buffer) { return q < buffer.begin; });
         u = after == launch->buffers.begin() ? nullptr : &*(after - 1);
         const char* end = u ? u->begin + u->n_bytes : nullptr;
-        // A read that begins a little behind a buffer is the usual tail that was not masked.
         if (!u || p >= end) {
+            // What begins a little behind a buffer is the usual tail that was not masked.
             if (u && p < end + 4096)
-                fault(me.pc, nullptr, write ? "thread %u: writes %zu bytes of global memory %zu bytes behind the end of a buffer of %zu"
-                                            : "thread %u: reads %zu bytes of global memory %zu bytes behind the end of a buffer of %zu",
-                      me.thread, n, (size_t)(p - end), u->n_bytes);
+                fault(me.pc, nullptr, "thread %u: %s %zu bytes of global memory %zu bytes behind the end of `%s` (%zu bytes)", me.thread,
+                      write ? "writes" : "reads", n, (size_t)(p - end), u->name, u->n_bytes);
             else
-                fault(me.pc, nullptr, write ? "thread %u: writes %zu bytes outside every buffer, at %p"
-                                            : "thread %u: reads %zu bytes outside every buffer, at %p", me.thread, n, (void*)p);
+                fault(me.pc, nullptr, "thread %u: %s %zu bytes outside every buffer, at %p", me.thread, write ? "writes" : "reads", n, p);
             return false;
         }
         watch->last = u;
     }
     const size_t at = (size_t)(p - u->begin);
     if (at + n > u->n_bytes) {
-        fault(me.pc, nullptr, write ? "thread %u: writes %zu bytes of global memory at %zu of a buffer of %zu: over its end"
-                                    : "thread %u: reads %zu bytes of global memory at %zu of a buffer of %zu: over its end",
-              me.thread, n, at, u->n_bytes);
+        fault(me.pc, nullptr, "thread %u: %s %zu bytes at %zu of `%s`, over its end at %zu", me.thread, write ? "writes" : "reads", n, at,
+              u->name, u->n_bytes);
         return false;
     }
     const uint64_t mine = stamp(me, launch->id);
     for (size_t i = at; i < at + n; i++) {
-        uint64_t old = write ? __atomic_exchange_n(&u->writes[i], mine, __ATOMIC_RELAXED) : __atomic_load_n(&u->writes[i], __ATOMIC_RELAXED);
+        uint64_t* cell = &u->writes[i];
+        uint64_t old = write ? __atomic_exchange_n(cell, mine, __ATOMIC_RELAXED) : __atomic_load_n(cell, __ATOMIC_RELAXED);
         if (!unordered_stamps(mine, old)) continue;
         const uint32_t index = (uint32_t)(old >> 26) & 0x3ffff, thread = (uint32_t)(old >> 16) & 1023;
-        fault(me.pc, nullptr, write ? "thread %u: race: writes %zu bytes of global memory at %zu of a buffer of %zu that thread %u of block "
-                                      "number %u wrote in the same launch"
-                                    : "thread %u: race: reads %zu bytes of global memory at %zu of a buffer of %zu that thread %u of block "
-                                      "number %u wrote in the same launch",
-              me.thread, n, at, u->n_bytes, thread, index);
+        fault(me.pc, nullptr, "thread %u: race: %s %zu bytes at %zu of `%s` that thread %u of block number %u wrote in the same launch",
+              me.thread, write ? "writes" : "reads", n, at, u->name, thread, index);
         return false;
     }
     return true;
@@ -296,7 +291,7 @@ bool access(const Fiber* f, const void* p, size_t n, Access kind, const void* pc
     if (within(p, b->stacks, b->stacks_bytes) || within(p, b, b->own_bytes) || p == &current || p == &block ||
         within(p, b->launch->args, b->launch->args_bytes) || within(p, &__executable_start, (size_t)(&_end - &__executable_start)))
         return true;
-    return global_access(Who(f, pc), (char*)p, n, kind != Access::kRead);
+    return global_access(Who(f, pc), (const char*)p, n, kind != Access::kRead);
 }
 
 LC_INLINE void hook(const void* p, size_t n, bool write, const void* pc) {
@@ -397,8 +392,8 @@ void check_async_wait(uint32_t n_groups_left) {
 using namespace lc_host;
 
 extern "C" {
-void lc_check_register(const void* p, size_t n_bytes) {
-    Buffer u{(const char*)p, n_bytes, (uint64_t*)calloc(n_bytes + 1, sizeof(uint64_t))};
+void lc_check_register(const void* p, size_t n_bytes, const char* name) {
+    Buffer u{(const char*)p, n_bytes, (uint64_t*)calloc(n_bytes + 1, sizeof(uint64_t)), strdup(name)};
     std::lock_guard<std::mutex> guard(buffers_lock);
     auto at = std::upper_bound(all_buffers.begin(), all_buffers.end(), u.begin,
                                [](const char* q, const Buffer& buffer) { return q < buffer.begin; });
@@ -409,6 +404,7 @@ void lc_check_unregister(const void* p) {
     for (size_t i = 0; i < all_buffers.size(); i++)
         if (all_buffers[i].begin == p) {
             free(all_buffers[i].writes);
+            free(all_buffers[i].name);
             all_buffers.erase(all_buffers.begin() + (long)i);
             return;
         }

@@ -19,7 +19,7 @@ void check_async_wait(uint32_t n_groups_left);
 
 extern "C" {
 // Which global memory kernels may touch. Nothing is reported about global memory until a first buffer is known.
-void lc_check_register(const void* p, size_t n_bytes);
+void lc_check_register(const void* p, size_t n_bytes, const char* name);
 void lc_check_unregister(const void* p);
 // 0: threads and warps run in order; anything else draws an order for each block. First read from LC_CHECK_SEED.
 void lc_check_seed(uint64_t seed);

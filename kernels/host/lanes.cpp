@@ -3,14 +3,13 @@
 #include "host/leaf.h"
 
 namespace lc_host {
-bool has_avx512() {
 #ifdef __x86_64__
+bool has_avx512() {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512bw");
-#else
-    return false;
-#endif
 }
+bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+#endif
 
 static bool has_base() {
 #ifdef __x86_64__
@@ -34,11 +33,9 @@ void mma_tile(const MmaCall& call, float* const* acc, const void* const* a_regs)
     read_tile(call.b, call.ldb, call.b_cols ? k : n, call.b_cols ? n : k);
 #endif
 #ifdef __x86_64__
-    static const bool wide = has_avx512();
-    if (wide) {
-        leaf_avx512::mma_tile(call, acc, a_regs);
-        return;
-    }
+    static const bool wide = has_avx512(), pairs = has_avx512_bf16();
+    if (pairs && call.elem_bytes == 2) return leaf_bf16::mma_tile(call, acc, a_regs);
+    if (wide) return leaf_avx512::mma_tile(call, acc, a_regs);
 #endif
     leaf_base::mma_tile(call, acc, a_regs);
 }

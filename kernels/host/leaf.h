@@ -1,7 +1,7 @@
 // leaf.h - the tensor core of the CUDA machine.
 //
-// warp_mma_fused: one rendezvous for a whole k-tile; the arithmetic is in leaf.cpp, compiled for AVX2 and for AVX-512
-// and chosen at run time. ldmatrix_x4 and mma_m16n8k16 are the lane-by-lane forms with the PTX manual's fragment layouts;
+// warp_mma_fused: one rendezvous for a whole k-tile; the arithmetic is in leaf.cpp, compiled for AVX2 and for AVX-512,
+// and in leaf_bf16.cpp, chosen at run time. ldmatrix_x4 and mma_m16n8k16 are the lane-by-lane forms with the PTX manual's fragment layouts;
 // the lanewise build runs kernels on them, and the machine's own tests hold both against a plain triple loop.
 #pragma once
 #include "host/machine.h"
@@ -20,14 +20,19 @@ struct MmaCall {
     size_t elem_bytes;     // 2: bf16, 4: float
 };
 
-// The two compiled copies of the arithmetic; the second exists on x86-64 only and must not be called without AVX-512.
+// The compiled copies of the arithmetic; only leaf_base runs everywhere, and leaf_bf16 takes bf16 storage only.
+typedef void Leaf(const MmaCall& call, float* const* acc, const void* const* a_regs);
 namespace leaf_base {
-void mma_tile(const MmaCall& call, float* const* acc, const void* const* a_regs);
+Leaf mma_tile;
 }
 namespace leaf_avx512 {
-void mma_tile(const MmaCall& call, float* const* acc, const void* const* a_regs);
+Leaf mma_tile;
+}
+namespace leaf_bf16 {
+Leaf mma_tile;
 }
 bool has_avx512();
+bool has_avx512_bf16();
 
 // acc[lane]: [mt][nt][4] floats of each lane; a_regs[lane]: [ks][mt][4] pairs, or unused.
 void mma_tile(const MmaCall& call, float* const* acc, const void* const* a_regs);
