@@ -101,7 +101,6 @@ fn find_nvcc() -> Option<PathBuf> {
     for name in ["NVCC", "CUDA_HOME", "PATH"] {
         println!("cargo::rerun-if-env-changed={name}");
     }
-    println!("cargo::rerun-if-changed=.cuda");
     let mut places: Vec<PathBuf> = env::var_os("NVCC").map(PathBuf::from).into_iter().collect();
     places.extend(env::var_os("CUDA_HOME").map(|home| PathBuf::from(home).join("bin/nvcc")));
     places.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()).map(|p| p.join("nvcc")));
@@ -113,7 +112,9 @@ fn find_nvcc() -> Option<PathBuf> {
 /// Every kernel for every GPU, with its launchers, as objects in one archive. False without nvcc.
 fn compile_cuda(sources: &[PathBuf], out: &Path) -> bool {
     let Some(nvcc) = find_nvcc() else {
-        println!("cargo::warning=no nvcc: this build runs on the CPU device; for a GPU, run tools/install_cuda.sh and build again");
+        println!(
+            "cargo::warning=no nvcc: this build runs on the CPU device; for a GPU, run tools/install_cuda.sh and build again"
+        );
         return false;
     };
     let mut objects = Vec::new();

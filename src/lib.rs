@@ -8,8 +8,13 @@ mod error;
 pub mod checkpoint;
 pub mod data;
 pub mod device;
+pub mod eval;
 pub mod ffi;
+pub mod generate;
+pub mod model;
 pub mod ops;
 pub mod tape;
+pub mod train;
+pub mod verify;
 
 pub use error::{Error, Result};

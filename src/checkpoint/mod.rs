@@ -1,1 +1,26 @@
-//! Hugging Face model folders, PEFT adapters, the ECI head, crash-safe writing.
+//! What is read from and written to disk: Hugging Face model folders in, PEFT adapters, the ECI head and the state of a
+//! run out and in again.
+//!
+//! Reading is by memory map and refuses in one sentence what it cannot use. Writing goes through [`save_files`] and
+//! [`save_folder`]: a file appears under its own name only after it was flushed, read back and found equal to what was to be
+//! saved, so an interruption or a full disk leaves the last good checkpoint standing.
+
+mod adapter;
+mod eci;
+mod host_tensor;
+mod llama_config;
+mod model_folder;
+mod run_state;
+mod safe_write;
+mod tensor_file;
+
+#[cfg(test)]
+mod fixtures;
+
+pub use adapter::{AdapterConfig, LoraMatrix, check_adapter, load_adapter, lora_key, parse_lora_key, save_adapter};
+pub use eci::{EciConfig, load_head, save_head};
+pub use host_tensor::{HostDType, HostTensor, NamedTensor};
+pub use llama_config::{LINEARS, LlamaConfig};
+pub use model_folder::ModelFolder;
+pub use run_state::{RunState, load_run_state, save_run_state};
+pub use safe_write::{Saved, claim_output, last_good, save_files, save_folder};

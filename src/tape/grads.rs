@@ -50,14 +50,20 @@ impl Grads {
         if !x.needs_grad() {
             return Ok(());
         }
-        let (gradient, write) = match self.slots.remove(&x.id()) {
+        let (gradient, write) = self.open(x)?;
+        kernel(&gradient, write)?;
+        self.put(x.id(), gradient);
+        Ok(())
+    }
+
+    /// Where the gradient of `x` goes, and how: for a kernel that writes those of several values at once. Each is handed
+    /// back with [`Grads::put`] before any other is asked for twice.
+    pub fn open(&mut self, x: &Var) -> Result<(Tensor, Write)> {
+        Ok(match self.slots.remove(&x.id()) {
             // Shared with the gradient of another value (both sides of a sum): it must not change under it.
             Some(shared) if !shared.is_unique() => (shared.duplicate()?, Write::Add),
             Some(own) => (own, Write::Add),
             None => (self.device.empty("gradients", x.value().dtype(), x.value().shape())?, Write::Set),
-        };
-        kernel(&gradient, write)?;
-        self.slots.insert(x.id(), gradient);
-        Ok(())
+        })
     }
 }

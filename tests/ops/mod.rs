@@ -1,3 +1,5 @@
 //! Every operation against PyTorch.
 
+mod attention;
 mod rms_norm;
+mod rotary;

@@ -1,0 +1,39 @@
+# `just check` is what CI runs beside the README's commands. Each line is one command.
+
+check: format lint bindings-current checked lanewise demo static
+
+format:
+    cargo fmt --check
+
+lint:
+    cargo clippy --release --all-targets -- -D warnings
+
+bindings-current:
+    tools/bindings.sh --check
+
+# writes src/ffi/bindings from kernels/*.h
+bindings:
+    tools/bindings.sh
+
+# every kernel test again, each access watched: races, bounds, uninitialised shared memory, divergent barriers
+checked:
+    cargo test --release --features checked --test main
+
+# every kernel test again, tensor-core work lane by lane
+lanewise:
+    cargo test --release --features lanewise --test main -- ops
+
+# the demo, a few steps of it
+demo:
+    cargo run --release --bin finetune -- --steps 4 --test-rows 12 --out target/demo --overwrite --device cpu
+
+# every kernel for every GPU: no spills, registers and opcodes as in tools/static_kernels.tsv
+static *args:
+    tools/static.sh {{args}}
+
+# golden files anew, from PyTorch (tools/requirements-oracle.txt); the diff should be empty
+golden python="python3":
+    for script in tools/golden/*.py; do case $script in */common.py) ;; *) {{python}} $script ;; esac; done
+
+bench:
+    cargo bench

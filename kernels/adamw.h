@@ -1,0 +1,24 @@
+/* adamw.h - AdamW with decoupled weight decay (Loshchilov and Hutter 2019), as torch.optim.AdamW computes it.
+ *
+ * g = grad[i] clip        w *= 1 - lr weight_decay
+ * m += (1 - beta1) (g - m)        v = beta2 v + (1 - beta2) g^2
+ * w -= lr / (1 - beta1^step)  m / (sqrt(v) / sqrt(1 - beta2^step) + eps)          copy[i] = w, rounded to storage
+ *
+ * One call updates one group: elements [offset, offset + n) of flat arrays. clip == 0 (see grad_norm.h): nothing is touched.
+ */
+#pragma once
+#include "lc.h"
+
+typedef struct lc_adamw_args {
+    float *master;     /* [offset + n] in, out                                       */
+    const float *grad; /* [offset + n] in                                            */
+    float *m;          /* [offset + n] in, out                                       */
+    float *v;          /* [offset + n] in, out                                       */
+    lc_act *copy;      /* [offset + n] out, or NULL: the weights the kernels read    */
+    const float *clip; /* [1] in, or NULL for 1; on the device                       */
+    int64_t offset, n;
+    double lr, beta1, beta2, eps, weight_decay;
+    int32_t step;      /* 1 for the first update                                     */
+} lc_adamw_args;
+
+LC_API lc_status LC(adamw)(const lc_adamw_args *a, lc_stream stream);

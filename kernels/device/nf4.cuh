@@ -1,0 +1,81 @@
+// nf4.cuh - the sixteen values of NF4, the scale of a block, and eight weights at a time.
+//
+// NF4_TABLE(name) makes the values readable by any index at full speed: on a GPU sixteen words of shared memory lie in
+// sixteen banks, so that no two lanes ever conflict (constant memory would serialise them); a plain array on the host.
+// mul_rn and add_rn are never contracted into a fused multiply-add: scales must come out bit for bit as bitsandbytes'.
+#pragma once
+#include "device/kernel.cuh"
+#include "nf4.h"
+
+static __constant__ float kNf4Map[16] = {-1.0f,
+                                         -0.6961928009986877f,
+                                         -0.5250730514526367f,
+                                         -0.39491748809814453f,
+                                         -0.28444138169288635f,
+                                         -0.18477343022823334f,
+                                         -0.09105003625154495f,
+                                         0.0f,
+                                         0.07958029955625534f,
+                                         0.16093020141124725f,
+                                         0.24611230194568634f,
+                                         0.33791524171829224f,
+                                         0.44070982933044434f,
+                                         0.5626170039176941f,
+                                         0.7229568362236023f,
+                                         1.0f};
+
+#ifdef __CUDACC__
+#define NF4_TABLE(name)                                          \
+    __shared__ float name[16];                                   \
+    if (threadIdx.x < 16) name[threadIdx.x] = kNf4Map[threadIdx.x]; \
+    __syncthreads()
+LC_INLINE float mul_rn(float a, float b) { return __fmul_rn(a, b); }
+LC_INLINE float add_rn(float a, float b) { return __fadd_rn(a, b); }
+LC_INLINE uint32_t load4(const uint8_t* p) { return *reinterpret_cast<const uint32_t*>(p); }
+#else
+#define NF4_TABLE(name) const float* const name = kNf4Map
+LC_INLINE float mul_rn(float a, float b) {
+    volatile float product = a * b; // through memory: the compiler cannot fuse it with what follows
+    return product;
+}
+LC_INLINE float add_rn(float a, float b) { return a + b; }
+LC_INLINE uint32_t load4(const uint8_t* p) {
+    uint32_t v;
+    memcpy(&v, p, 4);
+    return v;
+}
+#endif
+
+LC_INLINE float nf4_nested_scale(const lc_nf4& w, size_t block) {
+    const float code = w.nested_map[w.absmax_q[block]];
+    return add_rn(mul_rn(code, w.nested_absmax[block / LC_NF4_NESTED_BLOCK]), w.offset[0]);
+}
+LC_INLINE float nf4_scale(const lc_nf4& w, size_t block) {
+    return w.absmax ? w.absmax[block] : nf4_nested_scale(w, block);
+}
+
+// Eight codes in four bytes, the earlier element in the high nibble of its byte.
+LC_INLINE void nf4_decode8(const float* table, uint32_t packed, float (&v)[8]) {
+    UNROLL
+    for (int i = 0; i < 4; i++) {
+        const uint32_t byte = packed >> (8 * i) & 255;
+        v[2 * i] = table[byte >> 4];
+        v[2 * i + 1] = table[byte & 15];
+    }
+}
+
+// How many of the fifteen midpoints lie strictly below x: a tie goes down.
+LC_INLINE int nf4_code(float x) {
+    int code = 0;
+    UNROLL
+    for (int i = 0; i < 15; i++) code += x > (kNf4Map[i] + kNf4Map[i + 1]) * 0.5f;
+    return code;
+}
+
+// A launcher's check: everything is there, and aligned for the loads above.
+inline const char* nf4_fault(const lc_nf4& w) {
+    if (w.N <= 0 || w.K <= 0) return "N > 0 && K > 0";
+    if (!w.packed || !aligned16(w.packed)) return "packed is there and 16-byte aligned";
+    if (!w.absmax && !(w.absmax_q && w.nested_absmax && w.nested_map && w.offset)) return "absmax, or all of its nested form";
+    return nullptr;
+}

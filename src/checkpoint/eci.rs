@@ -1,0 +1,249 @@
+//! The trained ECI head: eci_head.safetensors with eci_config.json beside the adapter.
+//!
+//! The head reads the final hidden states of the prompt. Kind `paper` pools 8x8 over the hidden axis and lays `positions` tokens
+//! side by side; `mean`, `last` and `max` pool over the tokens. Then linear layers `fc1 .. fcN` follow: the widths `dims`, and one
+//! output per label; the activation stands between them. `fcN.weight [out, in]`, `fcN.bias [out]`, both F32.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::host_tensor::NamedTensor;
+use super::safe_write::{Saved, save_files};
+use super::tensor_file::{FORMAT, TensorFile, differs, write_small, write_tensors};
+use crate::{Error, Result, bail_input};
+
+/// Everything needed to run the head on a base with its adapter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EciConfig {
+    /// `paper`, `mean`, `last` or `max`.
+    pub kind: String,
+    /// `C` of the base.
+    pub hidden: usize,
+    /// Fixed number of tokens the paper's head sees; 0 for the other kinds.
+    pub positions: usize,
+    /// Widths of the hidden layers; the output layer has one unit per label.
+    pub dims: Vec<usize>,
+    /// Between the layers: `leaky_relu`, `relu`, `gelu`, `tanh` or `silu`.
+    pub activation: String,
+    /// Slope of `leaky_relu` below zero.
+    pub slope: f32,
+    /// The classes in the order of the outputs.
+    pub labels: Vec<String>,
+    /// `w` of the joint loss `(1 - w) * LM + w * CE`.
+    pub weight: f32,
+    /// SHA-256 of the adapter_model.safetensors this head was trained with: on other hidden states it means nothing.
+    #[serde(default)]
+    pub adapter_sha256: Option<String>,
+}
+
+const CONFIG: &str = "eci_config.json";
+const TENSORS: &str = "eci_head.safetensors";
+
+impl EciConfig {
+    /// Width of the first layer's input.
+    pub fn n_features(&self) -> usize {
+        if self.kind == "paper" { self.positions * (self.hidden / 64) } else { self.hidden }
+    }
+
+    /// Name and shape of every tensor, first layer first.
+    pub fn shapes(&self) -> Vec<(String, Vec<usize>)> {
+        let mut n_in = self.n_features();
+        let outs = self.dims.iter().copied().chain([self.labels.len()]);
+        outs.enumerate()
+            .flat_map(|(i, n_out)| {
+                let layer =
+                    [(format!("fc{}.weight", i + 1), vec![n_out, n_in]), (format!("fc{}.bias", i + 1), vec![n_out])];
+                n_in = n_out;
+                layer
+            })
+            .collect()
+    }
+
+    fn check(&self) -> Result<()> {
+        if !["paper", "mean", "last", "max"].contains(&self.kind.as_str()) {
+            bail_input!("kind is {}; paper, mean, last or max was expected", self.kind);
+        }
+        if !["leaky_relu", "relu", "gelu", "tanh", "silu"].contains(&self.activation.as_str()) {
+            bail_input!("activation is {}; leaky_relu, relu, gelu, tanh or silu was expected", self.activation);
+        }
+        if self.kind == "paper" && (self.positions == 0 || !self.hidden.is_multiple_of(64)) {
+            bail_input!(
+                "kind paper needs positions above 0 and a hidden size in steps of 64; they are {} and {}",
+                self.positions,
+                self.hidden
+            );
+        }
+        let sizes = [&[self.hidden, self.positions.max(1)], &self.dims[..]].concat();
+        if sizes.iter().any(|&size| size == 0 || size > 1 << 24) {
+            bail_input!(
+                "hidden {}, positions {} and dims {:?} hold a size out of range",
+                self.hidden,
+                self.positions,
+                self.dims
+            );
+        }
+        if self.labels.len() < 2 {
+            bail_input!("labels are {:?}; a classification needs at least two", self.labels);
+        }
+        if !self.slope.is_finite() || !(0.0..=1.0).contains(&self.weight) {
+            bail_input!("slope {} must be finite and weight {} from 0 to 1", self.slope, self.weight);
+        }
+        Ok(())
+    }
+
+    /// That `tensors` are the layers of this head, all of them and no other.
+    fn check_tensors(&self, tensors: &[NamedTensor]) -> Result<()> {
+        let shapes = self.shapes();
+        for (name, shape) in &shapes {
+            match tensors.iter().find(|t| t.name == *name) {
+                None => bail_input!("tensor {name} {shape:?} is missing"),
+                Some(t) if t.shape != *shape => {
+                    bail_input!("tensor {name} has shape {:?}; {shape:?} was expected", t.shape)
+                }
+                Some(_) => {}
+            }
+        }
+        match tensors.iter().find(|t| !shapes.iter().any(|(name, _)| t.name == *name)) {
+            Some(extra) => bail_input!("tensor {} is not part of a head with {} layers", extra.name, shapes.len() / 2),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Writes the head to `dir` (made if needed), reads it back and compares; only then does it take the place of an older one.
+pub fn save_head(dir: &Path, config: &EciConfig, tensors: &[NamedTensor]) -> Result<Saved> {
+    config.check()?;
+    config.check_tensors(tensors)?;
+    save_files(dir, &[TENSORS, CONFIG], |staging| {
+        let sha256 = write_tensors(&staging.join(TENSORS), tensors, FORMAT)?;
+        let mut json = serde_json::to_vec_pretty(config).map_err(|e| Error::io(dir)(e.into()))?;
+        json.push(b'\n');
+        write_small(&staging.join(CONFIG), &json)?;
+        match load_head(staging)?.0 == *config {
+            true => Ok(Saved { sha256 }),
+            false => Err(differs(&dir.join(CONFIG), "the head's configuration")),
+        }
+    })
+}
+
+/// Reads a head written by [`save_head`]; the tensors come in the order of [`EciConfig::shapes`].
+pub fn load_head(dir: &Path) -> Result<(EciConfig, Vec<NamedTensor>)> {
+    let path = dir.join(CONFIG);
+    if !path.is_file() {
+        bail_input!("{}: there is no {CONFIG}; this folder holds no ECI head", dir.display());
+    }
+    let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+    let config: EciConfig = match serde_json::from_str(&text) {
+        Ok(config) => config,
+        Err(e) => bail_input!("{}: not the configuration of an ECI head: {e}", path.display()),
+    };
+    config.check().map_err(|e| Error::Input(format!("{}: {e}", path.display())))?;
+
+    let path = dir.join(TENSORS);
+    if !path.is_file() {
+        bail_input!("{}: there is no {TENSORS} beside {CONFIG}", dir.display());
+    }
+    let file = TensorFile::open(&path)?;
+    let names = file.names();
+    let mut tensors = names.iter().map(|name| file.owned(name)).collect::<Result<Vec<_>>>()?;
+    config.check_tensors(&tensors).map_err(|e| Error::Input(format!("{}: {e}", path.display())))?;
+    let order = config.shapes();
+    tensors.sort_by_key(|t| order.iter().position(|(name, _)| t.name == *name));
+    Ok((config, tensors))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::checkpoint::fixtures::{named, sentence};
+
+    fn head() -> (EciConfig, Vec<NamedTensor>) {
+        let config = EciConfig {
+            kind: "paper".into(),
+            hidden: 192,
+            positions: 24,
+            dims: vec![16, 8, 8, 8, 4],
+            activation: "leaky_relu".into(),
+            slope: 0.01,
+            labels: vec!["no".into(), "yes".into(), "maybe".into()],
+            weight: 0.3,
+            adapter_sha256: Some("ab".repeat(32)),
+        };
+        let tensors = config.shapes().iter().map(|(name, shape)| named(name, shape, 5)).collect();
+        (config, tensors)
+    }
+
+    fn saved() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let (config, tensors) = head();
+        save_head(dir.path(), &config, &tensors).unwrap();
+        dir
+    }
+
+    fn refused(edit: impl FnOnce(&mut Value)) -> String {
+        let dir = saved();
+        let path = dir.path().join(CONFIG);
+        let mut json = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        edit(&mut json);
+        std::fs::write(&path, json.to_string()).unwrap();
+        sentence(load_head(dir.path()))
+    }
+
+    #[test]
+    fn a_head_comes_back_as_it_was_saved() {
+        assert_eq!(load_head(saved().path()).unwrap(), head());
+    }
+
+    #[test]
+    fn the_papers_head_has_the_papers_size() {
+        let (config, _) = head();
+        let paper = EciConfig { hidden: 5120, positions: 1200, dims: vec![1024, 256, 64, 16, 4], ..config };
+        assert_eq!(paper.n_features(), 80 * 1200);
+        let n_values: usize = paper.shapes().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+        assert_eq!(n_values, 98_584_995);
+        assert_eq!(paper.shapes()[0], ("fc1.weight".to_string(), vec![1024, 96_000]));
+        assert_eq!(paper.shapes()[11], ("fc6.bias".to_string(), vec![3]));
+        assert_eq!(EciConfig { kind: "mean".into(), ..paper }.n_features(), 5120);
+    }
+
+    #[test]
+    fn heads_that_do_not_fit_their_configuration_are_refused() {
+        assert!(refused(|json| json["dims"] = json!([16, 8, 8, 4])).contains("tensor fc4.weight has shape [8, 8]"));
+        assert!(
+            refused(|json| json["dims"][4] = json!(5))
+                .contains("tensor fc5.weight has shape [4, 8]; [5, 8] was expected")
+        );
+        assert!(
+            refused(|json| json["dims"].as_array_mut().unwrap().push(json!(4))).contains("tensor fc6.weight has shape")
+        );
+        assert!(refused(|json| json["positions"] = json!(32)).contains("[16, 72]; [16, 96] was expected"));
+        assert!(refused(|json| json["hidden"] = json!(100)).contains("in steps of 64"));
+        assert!(refused(|json| json["kind"] = json!("median")).contains("kind is median"));
+        assert!(refused(|json| json["activation"] = json!("step")).contains("activation is step"));
+        assert!(refused(|json| json["labels"] = json!(["yes"])).contains("at least two"));
+        assert!(refused(|json| json["weight"] = json!(1.5)).contains("weight 1.5"));
+        assert!(refused(|json| json["colour"] = json!("red")).contains("unknown field `colour`"));
+        let (config, mut tensors) = head();
+        tensors.push(named("fc7.weight", &[3, 3], 1));
+        let dir = tempfile::tempdir().unwrap();
+        assert!(
+            sentence(save_head(dir.path(), &config, &tensors))
+                .contains("fc7.weight is not part of a head with 6 layers")
+        );
+        tensors.truncate(11);
+        assert!(sentence(save_head(dir.path(), &config, &tensors)).contains("tensor fc6.bias [3] is missing"));
+    }
+
+    #[test]
+    fn an_incomplete_head_is_refused() {
+        let dir = saved();
+        std::fs::remove_file(dir.path().join(TENSORS)).unwrap();
+        assert!(sentence(load_head(dir.path())).contains("there is no eci_head.safetensors"));
+        std::fs::remove_file(dir.path().join(CONFIG)).unwrap();
+        assert!(sentence(load_head(dir.path())).contains("holds no ECI head"));
+    }
+}

@@ -1,0 +1,5 @@
+//! How good a model is.
+
+mod evaluate;
+
+pub use evaluate::{Evaluate, Evaluation};

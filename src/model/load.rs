@@ -1,0 +1,172 @@
+//! From a Hugging Face folder to a model on the device: checked whole, then uploaded and quantised tensor by tensor.
+
+use crate::checkpoint::{HostTensor, LINEARS, LlamaConfig, ModelFolder};
+use crate::device::{DType, Device, Tensor};
+use crate::model::llama::{Layer, Llama};
+use crate::model::{Group, Init, ParamIndex, Params, ParamsBuilder};
+use crate::ops::linear::{Linear, Lora, Weight, padded_rank};
+use crate::ops::nf4::{Nf4Weight, nested_map_on};
+use crate::ops::rotary::RotaryTable;
+use crate::{Result, bail_input};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// How the frozen linears are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quantise {
+    /// As they are, in storage type.
+    None,
+    /// NF4 with fp32 scales.
+    Nf4,
+    /// NF4 with 8-bit scales (double quantisation).
+    Nf4Double,
+}
+
+/// LoRA on every linear named in `targets`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoraSpec {
+    /// Rank.
+    pub rank: usize,
+    /// The adapter's output counts this much: alpha / rank.
+    pub scale: f32,
+    /// Short names, e.g. `q_proj`.
+    pub targets: Vec<String>,
+}
+
+struct Planned {
+    layer: usize,
+    linear: &'static str,
+    a: ParamIndex,
+    b: ParamIndex,
+}
+
+/// Reads, checks, uploads and quantises a model; `more` may register further parameters (the head's) before the flat
+/// buffers are allocated. `progress` is told about each tensor.
+pub fn load<T>(
+    device: &Device,
+    folder: &ModelFolder,
+    quantise: Quantise,
+    lora: Option<&LoraSpec>,
+    seed: u64,
+    more: impl FnOnce(&mut ParamsBuilder) -> Result<T>,
+) -> Result<(Llama, Params, T)> {
+    let config = folder.config().clone();
+    config.supported()?;
+    folder.check()?;
+    let mut builder = ParamsBuilder::default();
+    let planned = lora.map_or(Ok(Vec::new()), |spec| plan_lora(&mut builder, &config, spec))?;
+    let extra = more(&mut builder)?;
+    let params = builder.build(device, seed)?;
+
+    let c = config.hidden;
+    let upload = |name: &str, shape: &[usize]| -> Result<Tensor> {
+        let host = folder.tensor(name, shape)?;
+        upload_dense(device, name, &host, shape)
+    };
+    let embedding = upload_vocabulary(device, folder, "model.embed_tokens.weight", &config)?;
+    let head = match config.tied {
+        true => embedding.clone(),
+        false => upload_vocabulary(device, folder, "lm_head.weight", &config)?,
+    };
+    let nested_map = nested_map_on(device)?;
+    let mut layers = Vec::new();
+    for index in 0..config.n_layers {
+        let prefix = format!("model.layers.{index}");
+        let linear = |name: &'static str| -> Result<Linear> {
+            let (n_out, n_in) = linear_shape(&config, name);
+            let dense = upload(&format!("{prefix}.{name}.weight"), &[n_out, n_in])?;
+            let name_on_disk = format!("{prefix}.{name}");
+            let weight = match quantise {
+                Quantise::None => Weight::Dense(dense),
+                Quantise::Nf4 => Weight::Nf4(Nf4Weight::quantize(&name_on_disk, &dense, None)?),
+                Quantise::Nf4Double => Weight::Nf4(Nf4Weight::quantize(&name_on_disk, &dense, Some(&nested_map))?),
+            };
+            let lora = planned.iter().find(|p| p.layer == index && p.linear == name).map(|p| {
+                let spec = lora.expect("planned from it");
+                Lora { a: params.get(p.a), b: params.get(p.b), rank: spec.rank, scale: spec.scale }
+            });
+            Linear::new(name_on_disk, weight, lora)
+        };
+        let [q, k, v, o, gate, up, down] = LINEARS;
+        layers.push(Rc::new(Layer {
+            attention_norm: upload(&format!("{prefix}.input_layernorm.weight"), &[c])?,
+            mlp_norm: upload(&format!("{prefix}.post_attention_layernorm.weight"), &[c])?,
+            q: linear(q)?,
+            k: linear(k)?,
+            v: linear(v)?,
+            o: linear(o)?,
+            gate: linear(gate)?,
+            up: linear(up)?,
+            down: linear(down)?,
+        }));
+    }
+    let norm = upload("model.norm.weight", &[c])?;
+    let rotary = Arc::new(RotaryTable::new(device, config.max_positions, config.head_dim, config.rope_theta)?);
+    Ok((Llama { config, embedding, head, norm, layers, rotary }, params, extra))
+}
+
+/// (out, in) of a linear.
+pub fn linear_shape(c: &LlamaConfig, name: &str) -> (usize, usize) {
+    let (q, kv) = (c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim);
+    match name.rsplit('.').next().unwrap_or(name) {
+        "q_proj" => (q, c.hidden),
+        "k_proj" | "v_proj" => (kv, c.hidden),
+        "o_proj" => (c.hidden, q),
+        "gate_proj" | "up_proj" => (c.intermediate, c.hidden),
+        "down_proj" => (c.hidden, c.intermediate),
+        other => unreachable!("{other} is not one of LINEARS"),
+    }
+}
+
+fn plan_lora(builder: &mut ParamsBuilder, config: &LlamaConfig, spec: &LoraSpec) -> Result<Vec<Planned>> {
+    for target in &spec.targets {
+        if !LINEARS.iter().any(|l| l.ends_with(target.as_str())) {
+            bail_input!("LoRA target `{target}`: expected some of {}", LINEARS.join(", "));
+        }
+    }
+    let mut planned = Vec::new();
+    let rank = padded_rank(spec.rank);
+    for layer in 0..config.n_layers {
+        for linear in LINEARS.into_iter().filter(|l| spec.targets.iter().any(|t| l.ends_with(t.as_str()))) {
+            let (n_out, n_in) = linear_shape(config, linear);
+            let name = |m: &str| format!("model.layers.{layer}.{linear}.{m}");
+            // PEFT's default: kaiming_uniform(a = sqrt 5) for A, which is uniform in ±1/sqrt(in), and zeros for B.
+            let a_init = Init::Uniform { bound: 1.0 / (n_in as f32).sqrt(), rows: spec.rank, cols: n_in };
+            let a = builder.add(Group::Lora, name("lora_A"), &[rank, n_in], a_init);
+            let b = builder.add(Group::Lora, name("lora_B"), &[n_out, rank], Init::Zero);
+            planned.push(Planned { layer, linear, a, b });
+        }
+    }
+    Ok(planned)
+}
+
+/// A tensor in the device's storage type. A value that is no number stops the load with its place.
+fn upload_dense(device: &Device, name: &str, host: &HostTensor, shape: &[usize]) -> Result<Tensor> {
+    refuse_non_finite(name, host)?;
+    let t = device.empty(name, device.act(), shape)?;
+    write_storage(&t, host)?;
+    Ok(t)
+}
+
+fn write_storage(t: &Tensor, host: &HostTensor) -> Result<()> {
+    match t.dtype() {
+        DType::Bf16 => t.write_bytes(bytemuck::cast_slice(&host.to_bf16_bits())),
+        _ => t.write_f32(&host.to_f32()),
+    }
+}
+
+fn refuse_non_finite(name: &str, host: &HostTensor) -> Result<()> {
+    if let Some(index) = host.first_non_finite() {
+        bail_input!("{name}: element {index} is not a finite number; the checkpoint is damaged, download it again");
+    }
+    Ok(())
+}
+
+/// [Vp,C]: the rows of the vocabulary, then zeros up to a multiple of 8.
+fn upload_vocabulary(device: &Device, folder: &ModelFolder, name: &str, c: &LlamaConfig) -> Result<Tensor> {
+    let host = folder.tensor(name, &[c.vocab, c.hidden])?;
+    refuse_non_finite(name, &host)?;
+    let table = device.zeros(name, device.act(), &[c.vocab.div_ceil(8) * 8, c.hidden])?;
+    write_storage(&table.rows(0, c.vocab), &host)?;
+    Ok(table)
+}

@@ -1,0 +1,232 @@
+//! Linear layers over a frozen weight with LoRA: `y = x Wᵀ + s · drop(x) Aᵀ Bᵀ` (Hu et al. 2021; Dettmers et al. 2023).
+//!
+//! LoRA is folded into the product as sixteen more columns of K: forward segments (x, W), (U, B) with U = s · drop(x) Aᵀ,
+//! so y is written once. Layers that share an input (q, k, v; gate, up) are one node: the gradient of that input is one
+//! product over all their segments, (dY, W), (V, A), .. with V = s · dY B, instead of sums of tensors. W is frozen: no
+//! gradient flows into it.
+
+use crate::device::{DType, Device, Tensor};
+use crate::ops::dropout::Dropout;
+use crate::ops::matmul::{Layout, matmul};
+use crate::ops::nf4::Nf4Weight;
+use crate::tape::{Grads, Node, Param, Tape, Var, VarId, Write};
+use crate::{Error, Result};
+
+/// Up to this many tokens NF4 is decoded inside the product, above into a dense scratch first. On the CPU device measured
+/// (`cargo bench`); on a GPU set between bitsandbytes' published crossings, which start at 64 for a tensor-core kernel, and
+/// eight, the tokens that ours makes per read of the weight.
+const FEW_TOKENS_CPU: usize = 4;
+const FEW_TOKENS_CUDA: usize = 16;
+
+/// LoRA's rank is padded with zeros to a multiple of this, one tensor-core step. Zeros stay zeros: the gradients of padded
+/// rows of A are products with padded columns of B, and the other way round.
+pub const RANK_STEP: usize = 16;
+
+/// The rank that A and B are stored with.
+pub fn padded_rank(rank: usize) -> usize {
+    rank.div_ceil(RANK_STEP) * RANK_STEP
+}
+
+/// A frozen weight [out, in].
+#[derive(Debug, Clone)]
+pub enum Weight {
+    /// In the storage type.
+    Dense(Tensor),
+    /// In NF4.
+    Nf4(Nf4Weight),
+}
+
+impl Weight {
+    /// [out, in]
+    fn shape(&self) -> Result<[usize; 2]> {
+        match self {
+            Weight::Dense(w) => w.dims("linear weight"),
+            Weight::Nf4(w) => Ok(w.shape()),
+        }
+    }
+
+    /// The weight in the storage type: itself, or decoded into scratch that goes back when it is dropped.
+    fn dense(&self) -> Result<Tensor> {
+        match self {
+            Weight::Dense(w) => Ok(w.clone()),
+            Weight::Nf4(w) => w.dequantize("decoded weights"),
+        }
+    }
+}
+
+/// The trainable addition `scale · B A` of a layer.
+#[derive(Debug, Clone)]
+pub struct Lora {
+    /// [padded rank, in], storage type.
+    pub a: Param,
+    /// [out, padded rank], storage type.
+    pub b: Param,
+    /// Before padding.
+    pub rank: usize,
+    /// alpha / rank.
+    pub scale: f32,
+}
+
+/// A linear layer without bias.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    /// As in the model's file, e.g. `model.layers.0.self_attn.q_proj`.
+    pub name: String,
+    /// The frozen base.
+    pub weight: Weight,
+    /// What is trained, if anything.
+    pub lora: Option<Lora>,
+    /// Input features.
+    pub n_in: usize,
+    /// Output features.
+    pub n_out: usize,
+}
+
+impl Linear {
+    /// A layer from its parts, LoRA held to the shape of the weight.
+    pub fn new(name: impl Into<String>, weight: Weight, lora: Option<Lora>) -> Result<Linear> {
+        let name = name.into();
+        let [n_out, n_in] = weight.shape()?;
+        if let Some(Lora { a, b, rank, .. }) = &lora {
+            let (r, act) = (padded_rank(*rank), a.value.device().act());
+            a.value.expect(&format!("{name} lora_A"), act, &[r, n_in])?;
+            b.value.expect(&format!("{name} lora_B"), act, &[n_out, r])?;
+            for p in [a, b] {
+                p.grad.expect(&format!("{name} gradient"), DType::F32, p.value.shape())?;
+            }
+        }
+        Ok(Linear { name, weight, lora, n_in, n_out })
+    }
+
+    /// `y = x Wᵀ (+ u Bᵀ)`, by the road that is faster for this many tokens.
+    fn forward(&self, x: &Tensor, u: Option<&Tensor>) -> Result<Tensor> {
+        let device = x.device();
+        let n_tokens = x.shape()[0];
+        let y = device.empty("linear", device.act(), &[n_tokens, self.n_out])?;
+        let lora = u.zip(self.lora.as_ref()).map(|(u, lora)| (u, &lora.b.value));
+        match &self.weight {
+            Weight::Nf4(w) if n_tokens <= few_tokens(device) => {
+                w.matmul(x, &y, Write::Set)?;
+                if let Some(segment) = lora {
+                    matmul(Layout::NT, &[segment], &y, 1.0, Write::Add)?;
+                }
+            }
+            weight => {
+                let w = weight.dense()?;
+                let segments: Vec<_> = [Some((x, &w)), lora].into_iter().flatten().collect();
+                matmul(Layout::NT, &segments, &y, 1.0, Write::Set)?;
+            }
+        }
+        Ok(y)
+    }
+}
+
+fn few_tokens(device: &Device) -> usize {
+    if device.is_cuda() { FEW_TOKENS_CUDA } else { FEW_TOKENS_CPU }
+}
+
+/// `x` [T, in] through every one of `layers`, which share it: one output [T, out] each. Dropout acts on what LoRA reads,
+/// with a mask of its own for each layer: `dropout.nth(i)` for layer i.
+pub fn linear(tape: &mut Tape, x: &Var, layers: &[&Linear], dropout: Option<Dropout>) -> Result<Vec<Var>> {
+    let device = tape.device().clone();
+    let [n_tokens, n_in] = x.value().dims("linear x")?;
+    x.value().expect("linear x", device.act(), &[n_tokens, n_in])?;
+    let dropout = dropout.filter(|d| d.p > 0.0);
+    let (mut outputs, mut parts) = (Vec::new(), Vec::new());
+    for (i, layer) in layers.iter().enumerate() {
+        if layer.n_in != n_in {
+            let (name, wants) = (&layer.name, layer.n_in);
+            return Err(Error::Shape(format!("{name}: expected an input of {wants} features, found {n_in}")));
+        }
+        let dropout = dropout.map(|d| d.nth(i));
+        let u = match &layer.lora {
+            Some(lora) => {
+                let u = device.empty("LoRA", device.act(), &[n_tokens, padded_rank(lora.rank)])?;
+                let dropped = dropped(x.value(), dropout)?;
+                matmul(Layout::NT, &[(&dropped, &lora.a.value)], &u, lora.scale, Write::Set)?;
+                Some(u)
+            }
+            None => None,
+        };
+        let y = tape.var(layer.forward(x.value(), u.as_ref())?, x.needs_grad() || u.is_some());
+        outputs.push(y.clone());
+        if y.needs_grad() && tape.recording() {
+            parts.push(Part { layer: (*layer).clone(), y: y.id(), u, dropout });
+        }
+    }
+    if !parts.is_empty() {
+        tape.push(LinearNode { x: x.clone(), parts });
+    }
+    Ok(outputs)
+}
+
+fn dropped(x: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
+    match dropout {
+        Some(d) => d.of(x),
+        None => Ok(x.clone()),
+    }
+}
+
+struct LinearNode {
+    x: Var,
+    parts: Vec<Part>,
+}
+
+/// One layer of the node: its output and s · drop(x) Aᵀ.
+struct Part {
+    layer: Linear,
+    y: VarId,
+    u: Option<Tensor>,
+    dropout: Option<Dropout>,
+}
+
+impl Part {
+    /// dA and dB from dy, and V = s · dy B, which dx needs as well.
+    fn lora_backward(&self, x: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
+        let (Some(lora), Some(u)) = (&self.layer.lora, &self.u) else { return Ok(None) };
+        let v = dy.device().empty("LoRA", dy.dtype(), u.shape())?;
+        matmul(Layout::NN, &[(dy, &lora.b.value)], &v, lora.scale, Write::Set)?;
+        matmul(Layout::TN, &[(dy, u)], &lora.b.grad, 1.0, lora.b.next_write())?;
+        let dropped = dropped(x, self.dropout)?;
+        matmul(Layout::TN, &[(&v, &dropped)], &lora.a.grad, 1.0, lora.a.next_write())?;
+        Ok(Some(v))
+    }
+}
+
+impl Node for LinearNode {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn saved(&self) -> Vec<&Tensor> {
+        std::iter::once(self.x.value()).chain(self.parts.iter().filter_map(|p| p.u.as_ref())).collect()
+    }
+
+    fn backward(&self, grads: &mut Grads) -> Result<()> {
+        let (mut dys, mut vs) = (Vec::new(), Vec::new());
+        for part in &self.parts {
+            let dy = grads.expect("linear", part.y)?;
+            vs.push(part.lora_backward(self.x.value(), &dy)?);
+            dys.push(dy);
+        }
+        grads.write(&self.x, |dx, write| {
+            let weights = self.parts.iter().map(|p| p.layer.weight.dense()).collect::<Result<Vec<_>>>()?;
+            let mut segments: Vec<(&Tensor, &Tensor)> = dys.iter().zip(&weights).collect();
+            let mut behind_dropout = Vec::new();
+            for (part, v) in self.parts.iter().zip(&vs) {
+                let (Some(lora), Some(v)) = (&part.layer.lora, v) else { continue };
+                match part.dropout {
+                    None => segments.push((v, &lora.a.value)),
+                    Some(mask) => behind_dropout.push((mask, v, &lora.a.value)),
+                }
+            }
+            matmul(Layout::NN, &segments, dx, 1.0, write)?;
+            for (mask, v, a) in behind_dropout {
+                let d_dropped = dx.device().empty("dropout", dx.dtype(), dx.shape())?;
+                matmul(Layout::NN, &[(v, a)], &d_dropped, 1.0, Write::Set)?;
+                mask.apply(&d_dropped, dx, Write::Add)?;
+            }
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,157 @@
+//! How the rows of a micro-batch divide into sequences: what attention may see, and the positions rotary turns by.
+//!
+//! One layout serves every attention and rotary call of a pass. It is made on the host (the tiles too: a kernel that had
+//! to search for its sequence would do so in every block) and lies on the device as four small integer arrays.
+
+use crate::device::{Device, Tensor};
+use crate::ffi::{LC_ATTENTION_TILE, lc_sequence, lc_tile};
+use crate::{Error, Result};
+use std::cmp::Reverse;
+
+/// The sequences of one micro-batch, with their tiles and positions, on the device.
+#[derive(Debug)]
+pub struct SequenceLayout {
+    pub(super) sequences: Tensor,
+    pub(super) q_tiles: Tensor,
+    pub(super) k_tiles: Tensor,
+    positions: Tensor,
+    n_rows: usize,
+    n_keys: usize,
+    max_position: usize,
+    own_keys: bool,
+}
+
+impl SequenceLayout {
+    /// Sequences laid end to end: sequence `s` is rows `cu_seqlens[s]..cu_seqlens[s + 1]`, each attends to itself.
+    pub fn packed(device: &Device, cu_seqlens: &[i32]) -> Result<SequenceLayout> {
+        let lengths = lengths(cu_seqlens)?;
+        SequenceLayout::with_key_counts(device, cu_seqlens, &lengths)
+    }
+
+    /// As [`SequenceLayout::packed`], but only the first `key_counts[s]` rows of sequence `s` are seen as keys: the rest
+    /// is padding on the right, whose own rows are computed all the same.
+    pub fn with_key_counts(device: &Device, cu_seqlens: &[i32], key_counts: &[i32]) -> Result<SequenceLayout> {
+        let lengths = lengths(cu_seqlens)?;
+        if key_counts.len() != lengths.len() {
+            return Err(Error::Shape(format!("{} key counts for {} sequences", key_counts.len(), lengths.len())));
+        }
+        let mut sequences = Vec::with_capacity(lengths.len());
+        for ((&q_begin, &q_len), &k_len) in cu_seqlens.iter().zip(&lengths).zip(key_counts) {
+            if !(1..=q_len).contains(&k_len) {
+                return Err(Error::Shape(format!(
+                    "{k_len} keys seen in a sequence of {q_len} rows: expected 1 to all"
+                )));
+            }
+            sequences.push(lc_sequence { q_begin, q_len, k_begin: q_begin, k_len, q_pos: 0 });
+        }
+        SequenceLayout::new(device, &sequences, true)
+    }
+
+    /// New tokens against a key-value cache, sequence after sequence: `(cache_row, past, new)` says that the cache holds
+    /// `past + new` keys from row `cache_row` on, the last `new` of them those of this sequence's query rows.
+    pub fn decode(device: &Device, entries: &[(i32, i32, i32)]) -> Result<SequenceLayout> {
+        let (mut sequences, mut q_begin) = (Vec::with_capacity(entries.len()), 0);
+        for &(k_begin, past, new) in entries {
+            if k_begin < 0 || past < 0 || new < 1 {
+                return Err(Error::Shape(format!("decode: cache row {k_begin}, {past} past and {new} new tokens")));
+            }
+            sequences.push(lc_sequence { q_begin, q_len: new, k_begin, k_len: past + new, q_pos: past });
+            q_begin += new;
+        }
+        SequenceLayout::new(device, &sequences, false)
+    }
+
+    /// Other positions for rotary, one per row, e.g. of a document that was cut. What attention sees does not change.
+    pub fn with_positions(self, positions: &[i32]) -> Result<SequenceLayout> {
+        if positions.len() != self.n_rows || positions.iter().any(|&p| p < 0) {
+            let n = positions.len();
+            return Err(Error::Shape(format!(
+                "{n} positions for {} rows: expected one per row, none negative",
+                self.n_rows
+            )));
+        }
+        let max_position = positions.iter().copied().max().unwrap_or(0) as usize;
+        let positions = self.positions.device().upload_i32("positions", &[positions.len()], positions)?;
+        Ok(SequenceLayout { positions, max_position, ..self })
+    }
+
+    fn new(device: &Device, sequences: &[lc_sequence], own_keys: bool) -> Result<SequenceLayout> {
+        if sequences.is_empty() {
+            return Err(Error::Shape("a micro-batch of no sequences: expected at least one".into()));
+        }
+        let positions: Vec<i32> = sequences.iter().flat_map(|s| s.q_pos..s.q_pos + s.q_len).collect();
+        let tile = LC_ATTENTION_TILE as i32;
+        // Work of a tile, in rows of the other side. The longest start first, so that none is left running alone.
+        let q_tiles = tiles(sequences, |s| s.q_len, |s, first| s.k_len.min(s.q_pos + first + tile));
+        let k_tiles = tiles(sequences, |s| s.q_len.max(s.k_len), |s, first| s.q_len - (first - s.q_pos).max(0));
+        let flat = |tiles: &[lc_tile]| tiles.iter().flat_map(|t| [t.sequence, t.first]).collect::<Vec<_>>();
+        let fields: Vec<i32> =
+            sequences.iter().flat_map(|s| [s.q_begin, s.q_len, s.k_begin, s.k_len, s.q_pos]).collect();
+        Ok(SequenceLayout {
+            sequences: device.upload_i32("sequences", &[sequences.len(), 5], &fields)?,
+            q_tiles: device.upload_i32("query tiles", &[q_tiles.len(), 2], &flat(&q_tiles))?,
+            k_tiles: device.upload_i32("key tiles", &[k_tiles.len(), 2], &flat(&k_tiles))?,
+            n_rows: positions.len(),
+            n_keys: sequences
+                .iter()
+                .map(|s| s.k_begin + s.k_len.max(if own_keys { s.q_len } else { 0 }))
+                .max()
+                .unwrap_or(0) as usize,
+            max_position: positions.iter().copied().max().unwrap_or(0) as usize,
+            positions: device.upload_i32("positions", &[positions.len()], &positions)?,
+            own_keys,
+        })
+    }
+
+    /// Query rows: `T`.
+    pub fn n_rows(&self) -> usize {
+        self.n_rows
+    }
+
+    /// Sequences: `S`.
+    pub fn n_sequences(&self) -> usize {
+        self.sequences.shape()[0]
+    }
+
+    /// Rows that k and v must have at least; exactly `T` where every sequence attends to itself.
+    pub fn n_keys(&self) -> usize {
+        self.n_keys
+    }
+
+    /// Position of every row inside its sequence, [T] on the device.
+    pub fn positions(&self) -> &Tensor {
+        &self.positions
+    }
+
+    /// The largest of them.
+    pub fn max_position(&self) -> usize {
+        self.max_position
+    }
+
+    /// Whether keys are the rows of the same micro-batch, so that every key row gets its gradient. False with a cache.
+    pub fn own_keys(&self) -> bool {
+        self.own_keys
+    }
+}
+
+fn lengths(cu_seqlens: &[i32]) -> Result<Vec<i32>> {
+    let lengths: Vec<i32> = cu_seqlens.windows(2).map(|w| w[1] - w[0]).collect();
+    if cu_seqlens.first() != Some(&0) || lengths.is_empty() || lengths.iter().any(|&n| n < 1) {
+        return Err(Error::Shape(format!("cu_seqlens {cu_seqlens:?}: expected 0 and then ends that grow")));
+    }
+    Ok(lengths)
+}
+
+fn tiles(
+    sequences: &[lc_sequence],
+    rows: impl Fn(&lc_sequence) -> i32,
+    work: impl Fn(&lc_sequence, i32) -> i32,
+) -> Vec<lc_tile> {
+    let mut tiles: Vec<lc_tile> = Vec::new();
+    for (i, s) in sequences.iter().enumerate() {
+        let firsts = (0..rows(s)).step_by(LC_ATTENTION_TILE as usize);
+        tiles.extend(firsts.map(|first| lc_tile { sequence: i as i32, first }));
+    }
+    tiles.sort_by_key(|t| Reverse(work(&sequences[t.sequence as usize], t.first)));
+    tiles
+}

@@ -1,0 +1,182 @@
+//! One optimiser step of the joint loss `(1 - w) LM + w CE`.
+//!
+//! Each loss has its own denominator over the whole step, target tokens for LM and labelled examples for CE, so that
+//! accumulating 8 x 1 or 1 x 8 micro-batches gives the same gradient.
+
+use crate::device::Device;
+use crate::model::{Batch, EciHead, Group, Llama, Params, RunOptions};
+use crate::ops::adamw::{AdamwConfig, adamw};
+use crate::ops::dropout::Dropout;
+use crate::ops::grad_norm::grad_norm;
+use crate::ops::lm_loss::lm_loss;
+use crate::ops::rows::gather_rows;
+use crate::ops::softmax_ce::softmax_ce;
+use crate::tape::Tape;
+use crate::{Error, Result};
+
+/// The optimiser's constants; learning rates come with each step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdamW {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Gradients are scaled down to this norm; infinity: never.
+    pub max_norm: f32,
+}
+
+impl Default for AdamW {
+    fn default() -> AdamW {
+        AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, max_norm: 1.0 }
+    }
+}
+
+/// The joint loss is `lm * LM + ce * CE`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LossWeights {
+    /// Of the language model's loss.
+    pub lm: f64,
+    /// Of the head's cross-entropy.
+    pub ce: f64,
+}
+
+impl LossWeights {
+    /// `(1 - w) LM + w CE`, as the paper joins them; w = 0 without a head.
+    pub fn joint(w: f64) -> LossWeights {
+        LossWeights { lm: 1.0 - w, ce: w }
+    }
+}
+
+/// What a pass over the micro-batches of a step found.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Losses {
+    /// Mean over all target tokens.
+    pub lm: f64,
+    /// Mean over all labelled examples; 0 without any.
+    pub ce: f64,
+    /// The weighted sum that is trained.
+    pub joint: f64,
+    /// Tokens that had a target.
+    pub n_targets: usize,
+    /// Examples that had a label.
+    pub n_labelled: usize,
+    /// Labelled examples whose likeliest class was the right one.
+    pub n_right: usize,
+}
+
+/// Model, trainable state and optimiser.
+pub struct Trainer {
+    /// The decoder.
+    pub model: Llama,
+    /// Everything trainable.
+    pub params: Params,
+    /// The classification head, if any.
+    pub head: Option<EciHead>,
+    /// What each loss counts in the joint one.
+    pub weights: LossWeights,
+    /// Optimiser constants.
+    pub adamw: AdamW,
+    /// Optimiser steps done.
+    pub step: usize,
+}
+
+impl Trainer {
+    /// A trainer at step 0.
+    pub fn new(model: Llama, params: Params, head: Option<EciHead>, weights: LossWeights, adamw: AdamW) -> Trainer {
+        Trainer { model, params, head, weights, adamw, step: 0 }
+    }
+
+    /// The device everything lives on.
+    pub fn device(&self) -> &Device {
+        self.params.device()
+    }
+
+    /// Gradients of the joint loss over all of `batches`, into the flat buffer.
+    pub fn gradients(&self, batches: &[Batch], options: &RunOptions) -> Result<Losses> {
+        self.params.reset_grads()?;
+        self.pass(batches, options, true)
+    }
+
+    /// The losses alone.
+    pub fn losses(&self, batches: &[Batch]) -> Result<Losses> {
+        self.pass(batches, &RunOptions::default(), false)
+    }
+
+    fn pass(&self, batches: &[Batch], options: &RunOptions, train: bool) -> Result<Losses> {
+        let n_targets: usize = batches.iter().map(|b| b.targets.len()).sum();
+        let n_labelled: usize = batches.iter().flat_map(|b| &b.labels).filter(|l| **l >= 0).count();
+        let w = self.weights;
+        let lm_scale = (w.lm / n_targets.max(1) as f64) as f32;
+        let ce_scale = (w.ce / n_labelled.max(1) as f64) as f32;
+        let (mut lm, mut ce, mut n_right) = (0.0, 0.0, 0);
+        for (i, batch) in batches.iter().enumerate() {
+            let dropout = options.dropout.map(|d| Dropout { step: d.step + i as u32, ..d });
+            let options = RunOptions { dropout, ..options.clone() };
+            let mut tape = if train { Tape::new(self.device()) } else { Tape::inference(self.device()) };
+            let hidden = self.model.forward(&mut tape, batch, &options)?;
+            if let Some(head) = self.head.as_ref().filter(|_| batch.labels.iter().any(|l| *l >= 0)) {
+                let logits = head.forward(&mut tape, &hidden, &batch.cu_seqlens, &batch.n_prompt)?;
+                let result = softmax_ce(&mut tape, &logits, &batch.labels, ce_scale)?;
+                ce += result.sum;
+                n_right += count_right(&logits.value().read_f32()?, &batch.labels);
+            }
+            if !batch.targets.is_empty() {
+                let targets = gather_rows(&mut tape, &hidden, &batch.target_rows)?;
+                let vocab = self.model.config.vocab;
+                lm += lm_loss(&mut tape, &targets, &self.model.head, vocab, &batch.targets, lm_scale)?.sum;
+            }
+            drop(hidden);
+            if train {
+                tape.backward(Vec::new())?;
+            }
+        }
+        let (lm, ce) = (lm / n_targets.max(1) as f64, ce / n_labelled.max(1) as f64);
+        if !(lm.is_finite() && ce.is_finite()) {
+            return Err(Error::NotFinite(format!(
+                "step {}: the loss is not a number (LM {lm}, CE {ce}); lower the learning rate, or check the base for NaN",
+                self.step + 1
+            )));
+        }
+        Ok(Losses { lm, ce, joint: w.lm * lm + w.ce * ce, n_targets, n_labelled, n_right })
+    }
+
+    /// Clips and applies the gradients. Returns their norm before clipping.
+    pub fn update(&mut self, lora_lr: f64, head_lr: f64) -> Result<f64> {
+        let p = &self.params;
+        let norm = grad_norm(&p.state.grad, self.adamw.max_norm)?;
+        for (group, lr) in [(Group::Lora, lora_lr), (Group::Head, head_lr)] {
+            let range = p.range(group);
+            if !range.is_empty() {
+                let AdamW { beta1, beta2, eps, weight_decay, .. } = self.adamw;
+                let config = AdamwConfig { lr, beta1, beta2, eps, weight_decay };
+                adamw(&p.state, range, &config, Some(&norm.clip()), self.step + 1)?;
+            }
+        }
+        let report = norm.read()?;
+        if let Some(first) = report.first_bad {
+            let name = p.iter().find(|(.., r)| r.contains(&first)).map_or("padding", |(p, ..)| &p.name);
+            return Err(Error::NotFinite(format!(
+                "step {}: {} gradients are not numbers, the first in {name}; nothing was updated",
+                self.step + 1,
+                report.n_bad
+            )));
+        }
+        self.step += 1;
+        Ok(f64::from(report.norm))
+    }
+}
+
+/// Labelled examples whose largest logit is the label's.
+fn count_right(logits: &[f32], labels: &[i32]) -> usize {
+    let n_class = logits.len() / labels.len().max(1);
+    logits.chunks(n_class.max(1)).zip(labels).filter(|(row, label)| **label >= 0 && argmax(row) == **label as usize).count()
+}
+
+/// The first of the largest.
+pub fn argmax(row: &[f32]) -> usize {
+    row.iter().enumerate().fold(0, |best, (i, v)| if *v > row[best] { i } else { best })
+}
