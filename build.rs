@@ -66,7 +66,7 @@ fn compile_host(sources: &[PathBuf]) {
     let mut machine = base("x86-64-v3");
     machine.file("kernels/host/machine.cpp").file("kernels/host/lanes.cpp");
     if feature("CHECKED") {
-        machine.file("kernels/host/check.cpp");
+        machine.file("kernels/host/check.cpp").file("kernels/host/check_global.cpp");
     }
     machine.compile("lc_machine");
     let mut leaf = base("x86-64-v3");

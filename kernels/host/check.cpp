@@ -1,32 +1,31 @@
-// check.cpp - the checked build: every access of every kernel is watched, the compute-sanitizer of a machine without a GPU.
+// check.cpp - the checked build: every access of every kernel is watched, the compute-sanitizer of a machine without a
+// GPU.
 //
 // Kernel files are compiled with -fsanitize=thread, which marks each load and store with a call to a __tsan_ hook; the
 // sanitizer's runtime is never linked, the hooks are here. They know CUDA's barriers, so what they find does not depend
 // on the order in which this machine happened to run the threads:
 //
 //   shared memory   Two accesses of one byte, at least one a write, are ordered when one thread makes both, when a
-//                   __syncthreads lies between (another epoch), or when both are lanes of one warp and a warp collective
-//                   lies between (another generation). Anything else is a race. Per byte it is enough to remember the last
-//                   writer, the last reader, and one reader of another warp: two unordered readers of other warps are
-//                   equally at fault with any writer, and within a warp only the last generation can be unordered.
-//                   Bytes outside the declared arrays, and reads of bytes nobody wrote, are faults (and arrays start
-//                   as NaN). A cp.async is a write that lasts from its issue to its wait.
-//   global memory   Must lie in a registered buffer. Two threads that write one byte, or one that reads what another wrote,
+//                   __syncthreads lies between (another epoch), or when both are lanes of one warp and a warp
+//                   collective lies between (another generation). Anything else is a race. Per byte it is enough to
+//                   remember the last writer, the last reader, and one reader of another warp: two unordered readers of
+//                   other warps are equally at fault with any writer, and within a warp only the last generation can be
+//                   unordered. Bytes outside the declared arrays, and reads of bytes nobody wrote, are faults (and
+//                   arrays start as NaN). A cp.async is a write that lasts from its issue to its wait.
+//   global memory   Must lie in a registered buffer. Two threads that write one byte, or one that reads what another
+//   wrote,
 //                   in one launch, are at fault unless they are of one block with a barrier between. (A read before a
 //                   foreign write is not remembered: the price of one word of shadow a byte.)
 //   barriers        Threads of a block that meet at different __syncthreads are at fault.
 //
 // Each fault is one sentence on stderr; the launch then returns LC_CHECK and their number.
 #include "lc.h"
-#include "host/machine.h"
+#include "host/check_parts.h"
 #include <algorithm>
-#include <mutex>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string>
-#include <vector>
 
 extern "C" {
 extern char __executable_start, _end;
@@ -35,39 +34,20 @@ size_t lc_host_locate(const void* pc, char* text, size_t n_bytes);
 }
 
 namespace lc_host {
-struct Buffer {
-    const char* begin;
-    size_t n_bytes;
-    uint64_t* writes; // one stamp a byte
-    char* name;
-};
-
-struct CheckedLaunch {
-    uint32_t id;
-    std::vector<Buffer> buffers; // as they were at the start, sorted: looked up without a lock
-    std::mutex lock;
-    std::vector<std::pair<const void*, const char*>> seen; // place and kind of the faults already told
-    std::string report;
-    uint32_t n_faults = 0;
-};
-
 namespace {
 constexpr uint32_t kCells = kSmemBytes + (16 << 10), kSentencesPerLaunch = 5;
 
-std::mutex buffers_lock;
-std::vector<Buffer> all_buffers;
-uint32_t n_launches = 0;
 uint64_t order_seed = [] {
     const char* s = getenv("LC_CHECK_SEED");
     return s ? strtoull(s, nullptr, 0) : 0ull;
 }();
-thread_local std::string untaken; // sentences about launches of this thread
+thread_local std::string untaken;  // sentences about launches of this thread
 
 struct Cell {
-    uint32_t block;                       // serial of the block that declared this byte
-    uint16_t writer, reader, reader_else; // thread + 1; reader_else: of another warp than reader, 0 if there is none
-    uint16_t also;                        // another lane that read in read_generation, 0 if there is none
-    bool in_flight;                       // an asynchronous copy may be writing
+    uint32_t block;                        // serial of the block that declared this byte
+    uint16_t writer, reader, reader_else;  // thread + 1; reader_else: of another warp than reader, 0 if there is none
+    uint16_t also;                         // another lane that read in read_generation, 0 if there is none
+    bool in_flight;                        // an asynchronous copy may be writing
     uint32_t write_epoch, read_epoch, else_epoch, write_generation, read_generation;
     const void *write_pc, *read_pc;
 };
@@ -90,7 +70,6 @@ struct Watch {
     Cell* cells = (Cell*)calloc(kCells, sizeof(Cell));
     AsyncQueue queue[1024];
     uint32_t block = 0, epoch = 0;
-    const Buffer* last = nullptr;
     ~Watch() { free(cells); }
 };
 __thread Watch* watch;
@@ -117,15 +96,16 @@ void* tell(void* argument) {
         lc_host_locate(s.other_pc, other + 4, sizeof other - 4);
     }
     short_name(s.kernel, name, sizeof name);
-    int n = snprintf(sentence, sizeof sentence, "checked: %s: kernel %s, block %u,%u,%u, %s%s\n", place, name, s.index.x, s.index.y,
-                     s.index.z, s.text, other);
+    int n = snprintf(sentence, sizeof sentence, "checked: %s: kernel %s, block %u,%u,%u, %s%s\n", place, name,
+                     s.index.x, s.index.y, s.index.z, s.text, other);
     fputs(sentence, stderr);
     s.launch->report.append(sentence, (size_t)n);
     return nullptr;
 }
 
-// kind: one string literal per kind of fault, the format of the sentence's end.
-__attribute__((format(printf, 3, 4))) void fault(const void* pc, const void* other_pc, const char* kind, ...) {
+}  // namespace
+
+void fault(const void* pc, const void* other_pc, const char* kind, ...) {
     CheckedLaunch* launch = block->launch->checked;
     std::lock_guard<std::mutex> guard(launch->lock);
     launch->n_faults++;
@@ -142,31 +122,32 @@ __attribute__((format(printf, 3, 4))) void fault(const void* pc, const void* oth
     if (pthread_create(&teller, nullptr, tell, &s) == 0) pthread_join(teller, nullptr);
 }
 
-enum class Access { kRead, kWrite, kAsyncIssue, kAsyncDone };
+Who::Who(const Fiber* f, const void* pc)
+    : fiber(f), thread((uint32_t)(f - block->fiber)), epoch(watch->epoch), generation(f->warp->generation), pc(pc) {}
 
-struct Who {
-    const Fiber* fiber;
-    uint32_t thread, epoch, generation;
-    const void* pc;
-    Who(const Fiber* f, const void* pc)
-        : fiber(f), thread((uint32_t)(f - block->fiber)), epoch(watch->epoch), generation(f->warp->generation), pc(pc) {}
-    bool unordered(uint32_t other, uint32_t other_epoch, uint32_t other_generation) const {
-        return other_epoch == epoch && other != thread &&
-               (block->fiber[other].warp != fiber->warp || other_generation == generation);
-    }
-};
+namespace {
+enum class Access { kRead, kWrite, kAsyncIssue, kAsyncDone };
 
 // False when the byte cannot be used: one sentence per access is enough.
 bool read_cell(Cell& c, const Who& me, size_t at, size_t n) {
     if (!c.writer)
-        return fault(me.pc, nullptr, "thread %u: reads %zu bytes of shared memory (offset %zu) that nobody has written yet", me.thread, n, at), false;
+        return fault(me.pc, nullptr,
+                     "thread %u: reads %zu bytes of shared memory (offset %zu) that nobody has written yet", me.thread,
+                     n, at),
+               false;
     const uint32_t writer = c.writer - 1u;
     if (c.in_flight)
-        return fault(me.pc, c.write_pc, "thread %u: reads %zu bytes of shared memory (offset %zu) that an asynchronous copy may "
-                     "still be writing: not waited for by thread %u, which started it", me.thread, n, at, writer), false;
+        return fault(me.pc, c.write_pc,
+                     "thread %u: reads %zu bytes of shared memory (offset %zu) that an asynchronous copy may "
+                     "still be writing: not waited for by thread %u, which started it",
+                     me.thread, n, at, writer),
+               false;
     if (me.unordered(writer, c.write_epoch, c.write_generation))
-        return fault(me.pc, c.write_pc, "thread %u: race: reads %zu bytes of shared memory (offset %zu) with no barrier after "
-                     "thread %u wrote them", me.thread, n, at, writer), false;
+        return fault(me.pc, c.write_pc,
+                     "thread %u: race: reads %zu bytes of shared memory (offset %zu) with no barrier after "
+                     "thread %u wrote them",
+                     me.thread, n, at, writer),
+               false;
     if (c.reader && c.read_epoch == me.epoch) {
         if (block->fiber[c.reader - 1].warp != me.fiber->warp) {
             c.reader_else = c.reader;
@@ -191,19 +172,29 @@ bool write_cell(Cell& c, const Who& me, size_t at, size_t n, Access access) {
     if (c.writer && access != Access::kAsyncDone) {
         const uint32_t writer = c.writer - 1u;
         if (c.in_flight)
-            return fault(me.pc, c.write_pc, "thread %u: writes %zu bytes of shared memory (offset %zu) that an asynchronous copy "
-                         "may still be writing: not waited for by thread %u, which started it", me.thread, n, at, writer), false;
+            return fault(me.pc, c.write_pc,
+                         "thread %u: writes %zu bytes of shared memory (offset %zu) that an asynchronous copy "
+                         "may still be writing: not waited for by thread %u, which started it",
+                         me.thread, n, at, writer),
+                   false;
         if (me.unordered(writer, c.write_epoch, c.write_generation))
-            return fault(me.pc, c.write_pc, "thread %u: race: writes %zu bytes of shared memory (offset %zu) with no barrier "
-                         "after thread %u wrote them", me.thread, n, at, writer), false;
+            return fault(me.pc, c.write_pc,
+                         "thread %u: race: writes %zu bytes of shared memory (offset %zu) with no barrier "
+                         "after thread %u wrote them",
+                         me.thread, n, at, writer),
+                   false;
     }
     uint32_t reader = 0;
-    if (c.reader_else && c.else_epoch == me.epoch && block->fiber[c.reader_else - 1].warp != me.fiber->warp) reader = c.reader_else;
+    if (c.reader_else && c.else_epoch == me.epoch && block->fiber[c.reader_else - 1].warp != me.fiber->warp)
+        reader = c.reader_else;
     if (c.reader && me.unordered(c.reader - 1u, c.read_epoch, c.read_generation)) reader = c.reader;
     if (c.also && me.unordered(c.also - 1u, c.read_epoch, c.read_generation)) reader = c.also;
     if (reader && access != Access::kAsyncDone)
-        return fault(me.pc, c.read_pc, "thread %u: race: writes %zu bytes of shared memory (offset %zu) with no barrier after "
-                     "thread %u read them", me.thread, n, at, reader - 1), false;
+        return fault(me.pc, c.read_pc,
+                     "thread %u: race: writes %zu bytes of shared memory (offset %zu) with no barrier after "
+                     "thread %u read them",
+                     me.thread, n, at, reader - 1),
+               false;
     c.writer = (uint16_t)(me.thread + 1);
     c.write_epoch = me.epoch;
     c.write_generation = me.generation;
@@ -226,70 +217,19 @@ bool shared_access(const Who& me, size_t at, size_t n, Access access) {
     return true;
 }
 
-// Who wrote a byte, and when: 20 bits of launch, 18 of block, 10 of thread, 8 of epoch, 8 of generation.
-uint64_t stamp(const Who& me, uint32_t launch) {
-    const Block& b = *block;
-    uint64_t index = b.index.x + (uint64_t)b.grid.x * (b.index.y + (uint64_t)b.grid.y * b.index.z);
-    return (uint64_t)(launch & 0xfffff) << 44 | (index & 0x3ffff) << 26 | (uint64_t)me.thread << 16 | (me.epoch & 255) << 8 |
-           (me.generation & 255);
+bool within(const void* p, const void* begin, size_t n_bytes) {
+    return (size_t)((const char*)p - (const char*)begin) < n_bytes;
 }
-
-bool unordered_stamps(uint64_t mine, uint64_t old) {
-    if (!old || mine >> 44 != old >> 44) return false;
-    if ((mine ^ old) >> 26) return true; // another block
-    if (((mine ^ old) >> 16) == 0 || ((mine ^ old) & 0xff00)) return false; // the same thread, or a barrier between
-    bool one_warp = !((mine ^ old) >> 21 & 31);
-    return !one_warp || !((mine ^ old) & 0xff);
-}
-
-bool global_access(const Who& me, const char* p, size_t n, bool write) {
-    CheckedLaunch* launch = block->launch->checked;
-    if (launch->buffers.empty()) return true;
-    const Buffer* u = watch->last;
-    if (!u || p < u->begin || p >= u->begin + u->n_bytes) {
-        auto after = std::upper_bound(launch->buffers.begin(), launch->buffers.end(), p,
-                                      [](const char* q, const Buffer& buffer) { return q < buffer.begin; });
-        u = after == launch->buffers.begin() ? nullptr : &*(after - 1);
-        const char* end = u ? u->begin + u->n_bytes : nullptr;
-        if (!u || p >= end) {
-            // What begins a little behind a buffer is the usual tail that was not masked.
-            if (u && p < end + 4096)
-                fault(me.pc, nullptr, "thread %u: %s %zu bytes of global memory %zu bytes behind the end of `%s` (%zu bytes)", me.thread,
-                      write ? "writes" : "reads", n, (size_t)(p - end), u->name, u->n_bytes);
-            else
-                fault(me.pc, nullptr, "thread %u: %s %zu bytes outside every buffer, at %p", me.thread, write ? "writes" : "reads", n, p);
-            return false;
-        }
-        watch->last = u;
-    }
-    const size_t at = (size_t)(p - u->begin);
-    if (at + n > u->n_bytes) {
-        fault(me.pc, nullptr, "thread %u: %s %zu bytes at %zu of `%s`, over its end at %zu", me.thread, write ? "writes" : "reads", n, at,
-              u->name, u->n_bytes);
-        return false;
-    }
-    const uint64_t mine = stamp(me, launch->id);
-    for (size_t i = at; i < at + n; i++) {
-        uint64_t* cell = &u->writes[i];
-        uint64_t old = write ? __atomic_exchange_n(cell, mine, __ATOMIC_RELAXED) : __atomic_load_n(cell, __ATOMIC_RELAXED);
-        if (!unordered_stamps(mine, old)) continue;
-        const uint32_t index = (uint32_t)(old >> 26) & 0x3ffff, thread = (uint32_t)(old >> 16) & 1023;
-        fault(me.pc, nullptr, "thread %u: race: %s %zu bytes at %zu of `%s` that thread %u of block number %u wrote in the same launch",
-              me.thread, write ? "writes" : "reads", n, at, u->name, thread, index);
-        return false;
-    }
-    return true;
-}
-
-bool within(const void* p, const void* begin, size_t n_bytes) { return (size_t)((const char*)p - (const char*)begin) < n_bytes; }
 
 bool access(const Fiber* f, const void* p, size_t n, Access kind, const void* pc) {
     Block* b = block;
     size_t at = (size_t)((const char*)p - b->smem);
     if (at < kCells) return shared_access(Who(f, pc), at, n, kind);
-    // The machine's own: stacks of the fibres, their records, this thread's two variables, the kernel's arguments, constants.
+    // The machine's own: stacks of the fibres, their records, this thread's two variables, the kernel's arguments,
+    // constants.
     if (within(p, b->stacks, b->stacks_bytes) || within(p, b, b->own_bytes) || p == &current || p == &block ||
-        within(p, b->launch->args, b->launch->args_bytes) || within(p, &__executable_start, (size_t)(&_end - &__executable_start)))
+        within(p, b->launch->args, b->launch->args_bytes) ||
+        within(p, &__executable_start, (size_t)(&_end - &__executable_start)))
         return true;
     return global_access(Who(f, pc), (const char*)p, n, kind != Access::kRead);
 }
@@ -297,21 +237,19 @@ bool access(const Fiber* f, const void* p, size_t n, Access kind, const void* pc
 LC_INLINE void hook(const void* p, size_t n, bool write, const void* pc) {
     if (current) access(current, p, n, write ? Access::kWrite : Access::kRead, pc);
 }
-} // namespace
+}  // namespace
 
 void check_begin_launch(Launch& launch) {
-    CheckedLaunch* c = launch.checked = new CheckedLaunch();
-    std::lock_guard<std::mutex> guard(buffers_lock);
-    c->id = ++n_launches;
-    c->buffers = all_buffers;
+    launch.checked = new CheckedLaunch();
+    list_buffers(*launch.checked);
 }
 
 int check_end_launch(Launch& launch) {
     CheckedLaunch* c = launch.checked;
     int n = (int)c->n_faults;
     if (c->n_faults > c->seen.size()) {
-        std::string more = "checked: " + std::to_string(c->n_faults) + " faults in this launch, of " + std::to_string(c->seen.size()) +
-                           " kinds or more\n";
+        std::string more = "checked: " + std::to_string(c->n_faults) + " faults in this launch, of " +
+                           std::to_string(c->seen.size()) + " kinds or more\n";
         fputs(more.c_str(), stderr);
     }
     untaken += c->report;
@@ -322,11 +260,10 @@ int check_end_launch(Launch& launch) {
 void check_begin_block(Block* b) {
     if (!watch) {
         watch = new Watch();
-        watch_end.armed = true; // touching it registers its destructor for this thread
+        watch_end.armed = true;  // touching it registers its destructor for this thread
     }
     watch->block++;
     watch->epoch = 0;
-    watch->last = nullptr;
     b->barrier_line = 0;
     for (uint32_t i = 0; i < b->n_threads; i++) {
         b->order[i] = i;
@@ -342,7 +279,8 @@ void check_epoch() { watch->epoch++; }
 void check_declare(char* p, size_t n_bytes) {
     size_t at = (size_t)(p - block->smem);
     Cell* c = watch->cells + at;
-    if (n_bytes == 0 || (c->block == watch->block && c[n_bytes - 1].block == watch->block)) return; // another thread did it
+    if (n_bytes == 0 || (c->block == watch->block && c[n_bytes - 1].block == watch->block))
+        return;  // another thread did it
     memset(p, 0xff, n_bytes);
     memset((void*)c, 0, n_bytes * sizeof(Cell));
     for (size_t i = 0; i < n_bytes; i++) c[i].block = watch->block;
@@ -354,7 +292,8 @@ void check_barrier(int line) {
         b->barrier_line = line;
     } else if (b->barrier_line != line) {
         fault(__builtin_return_address(0), nullptr,
-              "thread %u: divergent barriers: arrives at the __syncthreads of line %d while others wait at that of line %d",
+              "thread %u: divergent barriers: arrives at the __syncthreads of line %d while others wait at that of "
+              "line %d",
               (uint32_t)(current - b->fiber), line, b->barrier_line);
     }
 }
@@ -387,28 +326,11 @@ void check_async_wait(uint32_t n_groups_left) {
     }
     q.copies.erase(q.copies.begin(), q.copies.begin() + (long)done);
 }
-} // namespace lc_host
+}  // namespace lc_host
 
 using namespace lc_host;
 
 extern "C" {
-void lc_check_register(const void* p, size_t n_bytes, const char* name) {
-    Buffer u{(const char*)p, n_bytes, (uint64_t*)calloc(n_bytes + 1, sizeof(uint64_t)), strdup(name)};
-    std::lock_guard<std::mutex> guard(buffers_lock);
-    auto at = std::upper_bound(all_buffers.begin(), all_buffers.end(), u.begin,
-                               [](const char* q, const Buffer& buffer) { return q < buffer.begin; });
-    all_buffers.insert(at, u);
-}
-void lc_check_unregister(const void* p) {
-    std::lock_guard<std::mutex> guard(buffers_lock);
-    for (size_t i = 0; i < all_buffers.size(); i++)
-        if (all_buffers[i].begin == p) {
-            free(all_buffers[i].writes);
-            free(all_buffers[i].name);
-            all_buffers.erase(all_buffers.begin() + (long)i);
-            return;
-        }
-}
 void lc_check_seed(uint64_t seed) { order_seed = seed; }
 size_t lc_check_take_report(char* text, size_t n_bytes) {
     size_t n = std::min(untaken.size(), n_bytes);
@@ -420,11 +342,13 @@ size_t lc_check_take_report(char* text, size_t n_bytes) {
 // What -fsanitize=thread calls. GCC names a hook per size; unaligned and volatile accesses are accesses like any other.
 #define HOOK(name, n, write) \
     void __tsan_##name##n(void* p) { hook(p, n, write, __builtin_return_address(0)); }
-#define HOOKS(n)                                                                                                    \
-    HOOK(read, n, false) HOOK(write, n, true) HOOK(unaligned_read, n, false) HOOK(unaligned_write, n, true)         \
-    HOOK(volatile_read, n, false) HOOK(volatile_write, n, true)
-HOOKS(1) HOOKS(2) HOOKS(4) HOOKS(8) HOOKS(16)
-void __tsan_read_range(void* p, size_t n) { hook(p, n, false, __builtin_return_address(0)); }
+#define HOOKS(n)                                                                                                     \
+    HOOK(read, n, false)                                                                                             \
+    HOOK(write, n, true) HOOK(unaligned_read, n, false) HOOK(unaligned_write, n, true) HOOK(volatile_read, n, false) \
+        HOOK(volatile_write, n, true)
+HOOKS(1) HOOKS(2) HOOKS(4) HOOKS(8) HOOKS(16) void __tsan_read_range(void* p, size_t n) {
+    hook(p, n, false, __builtin_return_address(0));
+}
 void __tsan_write_range(void* p, size_t n) { hook(p, n, true, __builtin_return_address(0)); }
 void __tsan_init() {}
 void __tsan_func_entry(void*) {}

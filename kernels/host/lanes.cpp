@@ -5,8 +5,8 @@
 namespace lc_host {
 #ifdef __x86_64__
 bool has_avx512() {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512bw");
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
 }
 bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 #endif
@@ -26,7 +26,8 @@ void mma_tile(const MmaCall& call, float* const* acc, const void* const* a_regs)
     auto read_tile = [&](const void* tile, int ld, int rows, int columns) {
         for (int i = 0; i < rows; i++)
             for (int c = 0; c < columns; c += 8)
-                check_read((i + 2 * c) & 31, (const char*)tile + ((size_t)i * ld + c) * call.elem_bytes, 8 * call.elem_bytes, pc);
+                check_read((i + 2 * c) & 31, (const char*)tile + ((size_t)i * ld + c) * call.elem_bytes,
+                           8 * call.elem_bytes, pc);
     };
     const int m = call.mt * 16, n = call.nt * 8, k = call.ks * 16;
     if (call.a) read_tile(call.a, call.lda, call.a_cols ? k : m, call.a_cols ? m : k);
@@ -51,7 +52,8 @@ void ldmatrix_leaf(uint32_t* const* r, const void* const* row, bool trans) {
     for (int l = 0; l < 32; l++)
         for (int j = 0; j < 4; j++) {
             int g = l >> 2, t = l & 3;
-            uint32_t low = trans ? m[j][2 * t][g] : m[j][g][2 * t], high = trans ? m[j][2 * t + 1][g] : m[j][g][2 * t + 1];
+            uint32_t low = trans ? m[j][2 * t][g] : m[j][g][2 * t],
+                     high = trans ? m[j][2 * t + 1][g] : m[j][g][2 * t + 1];
             r[l][j] = low | high << 16;
         }
 }
@@ -92,7 +94,7 @@ void mma_leaf(float* const* d, const uint32_t* const* a, const uint32_t* const* 
             d[l][r] = c;
         }
 }
-} // namespace lc_host
+}  // namespace lc_host
 
 // Kernels are compiled for x86-64-v3 (2013 and later); asked before the first of them runs.
 extern "C" int lc_host_cpu_ok() { return lc_host::has_base(); }

@@ -123,5 +123,5 @@ void mma_tile(const MmaCall& call, float* const* acc, const void* const* a_regs)
         for (int m = 0; m < M; m += kRows) panel<1>(c + m * N + n, N, af + m * lda, lda, bt + n, ldb, K);
     scatter_acc(acc, c, N, call);
 }
-} // namespace LC_LEAF
-} // namespace lc_host
+}  // namespace LC_LEAF
+}  // namespace lc_host

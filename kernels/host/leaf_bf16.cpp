@@ -1,8 +1,9 @@
-// leaf_bf16.cpp - the tensor core on processors that multiply bf16 themselves (AVX512_BF16: Zen 4, Cooper Lake and later).
+// leaf_bf16.cpp - the tensor core on processors that multiply bf16 themselves (AVX512_BF16: Zen 4, Cooper Lake and
+// later).
 //
 // vdpbf16ps multiplies two pairs that lie along k and adds both products to an fp32 lane, each with one rounding: the
-// chain of leaf.cpp at twice its rate, and nothing is widened. Operands stay pairs, 32 bits each: A as [M][K/2], which is
-// how it lies in memory when k is contiguous, B as [K/2][N]. bf16 storage only.
+// chain of leaf.cpp at twice its rate, and nothing is widened. Operands stay pairs, 32 bits each: A as [M][K/2], which
+// is how it lies in memory when k is contiguous, B as [K/2][N]. bf16 storage only.
 #include "lc.h"
 #include "host/leaf_parts.h"
 #include <immintrin.h>
@@ -87,7 +88,8 @@ void mma_tile(const MmaCall& call, float* const* acc, const void* const* a_regs)
     else
         for (int p = 0; p < K / 2; p += 8)
             for (int n = 0; n < N; n += 8)
-                transpose8((float*)scratch.b + p * N + n, N, (const float*)call.b + n * (call.ldb / 2) + p, call.ldb / 2);
+                transpose8((float*)scratch.b + p * N + n, N, (const float*)call.b + n * (call.ldb / 2) + p,
+                           call.ldb / 2);
     float* c = scratch.c;
     gather_acc(c, N, acc, call);
     for (int m = 0; m < M; m += 8) {
@@ -98,5 +100,5 @@ void mma_tile(const MmaCall& call, float* const* acc, const void* const* a_regs)
     }
     scatter_acc(acc, c, N, call);
 }
-} // namespace leaf_bf16
-} // namespace lc_host
+}  // namespace leaf_bf16
+}  // namespace lc_host

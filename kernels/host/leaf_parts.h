@@ -61,5 +61,5 @@ LC_INLINE void scatter_acc(float* const* acc, const float* c, int n, const MmaCa
                 *(v4f*)(acc[4 * g + 3] + at) = __builtin_shufflevector(x1, y1, 2, 3, 6, 7);
             }
 }
-} // namespace
-} // namespace lc_host
+}  // namespace
+}  // namespace lc_host

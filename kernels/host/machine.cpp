@@ -40,8 +40,8 @@ void die(const char* message) {
     if (b && f) {
         char name[128];
         short_name(b->launch->kernel, name, sizeof name);
-        fprintf(stderr, " (kernel %s, block %u,%u,%u, thread %u,%u,%u)", name, b->index.x, b->index.y, b->index.z, f->tid.x,
-                f->tid.y, f->tid.z);
+        fprintf(stderr, " (kernel %s, block %u,%u,%u, thread %u,%u,%u)", name, b->index.x, b->index.y, b->index.z,
+                f->tid.x, f->tid.y, f->tid.z);
     }
     fprintf(stderr, "\n");
     abort();
@@ -92,7 +92,7 @@ static void start(Fiber* f, Block* b) {
     uintptr_t top = ((uintptr_t)f->stack + kStackBytes) & ~(uintptr_t)63;
 #if defined(__x86_64__)
     void** p = (void**)top;
-    p[-1] = nullptr; // as after a call: the stack pointer is 8 below a multiple of 16
+    p[-1] = nullptr;  // as after a call: the stack pointer is 8 below a multiple of 16
     f->sp = &p[-1];
 #else
     f->sp = (void*)top;
@@ -273,7 +273,7 @@ static void run_range(void* context, size_t begin, size_t end) {
     const Launch& launch = *(const Launch*)context;
     if (!worker) {
         worker = new Worker();
-        worker_end.armed = true; // touching it registers its destructor for this thread
+        worker_end.armed = true;  // touching it registers its destructor for this thread
     }
     Worker* k = worker;
     Block *b = &k->block, *outer_block = block;
@@ -322,4 +322,4 @@ lc_status run_grid(Launch& launch) {
 #endif
     return lc_status{LC_OK, 0, nullptr};
 }
-} // namespace lc_host
+}  // namespace lc_host

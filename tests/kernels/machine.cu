@@ -1,7 +1,7 @@
 // machine.cu - what the CUDA machine on a CPU promises to kernels, as small kernels whose results are known.
 //
-// Compiled into the crate's archive with the kernels, in every variant, and run by tests/machine (nothing else refers to
-// it, so the linker leaves it out of the binaries). Fragment layouts are transcribed from the PTX manual's formulas
+// Compiled into the crate's archive with the kernels, in every variant, and run by tests/machine (nothing else refers
+// to it, so the linker leaves it out of the binaries). Fragment layouts are transcribed from the PTX manual's formulas
 // (groupID = laneid >> 2, threadID_in_group = laneid % 4), not from the machine's code. Products use small integers:
 // every order of summation is exact, so results are compared bit for bit.
 #include "device/async_copy.cuh"
@@ -32,14 +32,14 @@ struct Global {
 uint32_t next_random(uint32_t& state) { return state = state * 1664525u + 1013904223u, state >> 16; }
 float small_integer(uint32_t& state) { return (float)((int)(next_random(state) % 9) - 4); }
 
-#define EXPECT(condition, ...)                                       \
-    do {                                                             \
-        if (!(condition)) {                                          \
+#define EXPECT(condition, ...)                                              \
+    do {                                                                    \
+        if (!(condition)) {                                                 \
             fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #condition); \
-            fprintf(stderr, __VA_ARGS__);                            \
-            fputc('\n', stderr);                                     \
-            return false;                                            \
-        }                                                            \
+            fprintf(stderr, __VA_ARGS__);                                   \
+            fputc('\n', stderr);                                            \
+            return false;                                                   \
+        }                                                                   \
     } while (0)
 #define RUN(...) EXPECT((__VA_ARGS__).code == LC_OK, "the launch failed")
 
@@ -70,7 +70,8 @@ bool ldmatrix_follows_the_manual() {
                     int row = laneid / 4, col = laneid % 4 * 2 + i;
                     int want = 1000 + matrix * 64 + (trans ? col * 8 + row : row * 8 + col);
                     int got = (int)(out.v[laneid * 4 + matrix] >> (16 * i) & 0xffff);
-                    EXPECT(got == want, "lane %d matrix %d element %d trans %d: %d, not %d", laneid, matrix, i, trans, got, want);
+                    EXPECT(got == want, "lane %d matrix %d element %d trans %d: %d, not %d", laneid, matrix, i, trans,
+                           got, want);
                 }
     }
     return true;
@@ -114,7 +115,8 @@ bool mma_follows_the_manual() {
         }
         for (int i = 0; i < 4; i++) c.v[laneid * 4 + i] = C[group + (i < 2 ? 0 : 8)][in_group * 2 + (i & 1)];
     }
-    RUN(launch<one_mma>(dim3(1), dim3(32), 0, nullptr, (const uint32_t*)a.p(), (const uint32_t*)b.p(), (const float*)c.p(), d.p()));
+    RUN(launch<one_mma>(dim3(1), dim3(32), 0, nullptr, (const uint32_t*)a.p(), (const uint32_t*)b.p(),
+                        (const float*)c.p(), d.p()));
     for (int laneid = 0; laneid < 32; laneid++)
         for (int i = 0; i < 4; i++) {
             int row = (laneid >> 2) + (i < 2 ? 0 : 8), col = (laneid % 4) * 2 + (i & 1);
@@ -170,24 +172,28 @@ bool product_is_exact() {
     for (act& x : b.v) x = from_f(small_integer(state));
     Global<float> fused(M * N), steps(M * N);
     size_t smem = arena_bytes<act>(M * K + 8 * (M + K)) + arena_bytes<act>(N * K + 8 * (N + K));
-    RUN(launch<product<KS, A, B, MT, NT, false>>(dim3(1), dim3(32), smem, nullptr, (const act*)a.p(), (const act*)b.p(), fused.p()));
-    RUN(launch<product<KS, A, B, MT, NT, true>>(dim3(1), dim3(32), smem, nullptr, (const act*)a.p(), (const act*)b.p(), steps.p()));
+    RUN(launch<product<KS, A, B, MT, NT, false>>(dim3(1), dim3(32), smem, nullptr, (const act*)a.p(), (const act*)b.p(),
+                                                 fused.p()));
+    RUN(launch<product<KS, A, B, MT, NT, true>>(dim3(1), dim3(32), smem, nullptr, (const act*)a.p(), (const act*)b.p(),
+                                                steps.p()));
     for (int m = 0; m < M; m++)
         for (int n = 0; n < N; n++) {
             float want = (float)(m - n);
             for (int k = 0; k < K; k++) want += at(a.v, m, k, M, K, A) * at(b.v, n, k, N, K, B);
             EXPECT(fused.v[m * N + n] == want, "%dx%dx%d A %d B %d, (%d,%d): %g, not %g", M, N, K, (int)A, (int)B, m, n,
                    fused.v[m * N + n], want);
-            EXPECT(steps.v[m * N + n] == want, "steps %dx%dx%d A %d B %d, (%d,%d): %g, not %g", M, N, K, (int)A, (int)B, m, n,
-                   steps.v[m * N + n], want);
+            EXPECT(steps.v[m * N + n] == want, "steps %dx%dx%d A %d B %d, (%d,%d): %g, not %g", M, N, K, (int)A, (int)B,
+                   m, n, steps.v[m * N + n], want);
         }
     return true;
 }
 
 template <int KS, int MT, int NT>
 bool product_is_exact_in_every_order() {
-    return product_is_exact<KS, Major::kRows, Major::kRows, MT, NT>() && product_is_exact<KS, Major::kRows, Major::kCols, MT, NT>() &&
-           product_is_exact<KS, Major::kCols, Major::kRows, MT, NT>() && product_is_exact<KS, Major::kCols, Major::kCols, MT, NT>();
+    return product_is_exact<KS, Major::kRows, Major::kRows, MT, NT>() &&
+           product_is_exact<KS, Major::kRows, Major::kCols, MT, NT>() &&
+           product_is_exact<KS, Major::kCols, Major::kRows, MT, NT>() &&
+           product_is_exact<KS, Major::kCols, Major::kCols, MT, NT>();
 }
 
 bool warp_mma_equals_the_triple_loop() {
@@ -199,11 +205,13 @@ bool warp_mma_equals_the_triple_loop() {
 // P V as attention does it: the first product's accumulators are the second one's A.
 template <int KS, Major B, int MT, int NT, bool kSteps>
 __global__ void product_from_registers(const act* b, float* c) {
-    constexpr int N = NT * 8, K = KS * 16, b_rows = B == Major::kRows ? N : K, b_cols = B == Major::kRows ? K : N, ldb = b_cols + 8;
+    constexpr int N = NT * 8, K = KS * 16, b_rows = B == Major::kRows ? N : K, b_cols = B == Major::kRows ? K : N,
+                  ldb = b_cols + 8;
     Arena arena;
     act* sb = arena.take<act>(b_rows * ldb);
     const int l = threadIdx.x;
-    for (int i = l; i < b_rows * b_cols / 8; i += 32) store8(sb + i * 8 / b_cols * ldb + i * 8 % b_cols, load8(b + i * 8));
+    for (int i = l; i < b_rows * b_cols / 8; i += 32)
+        store8(sb + i * 8 / b_cols * ldb + i * 8 % b_cols, load8(b + i * 8));
     __syncthreads();
     float p[MT][2 * KS][4], acc[MT][NT][4];
     for (int i = 0; i < MT; i++)
@@ -231,27 +239,32 @@ bool product_from_registers_is_exact() {
     for (act& x : b.v) x = from_f(small_integer(state));
     Global<float> fused(M * N), steps(M * N);
     size_t smem = arena_bytes<act>(N * K + 8 * (N + K));
-    RUN(launch<product_from_registers<KS, B, MT, NT, false>>(dim3(1), dim3(32), smem, nullptr, (const act*)b.p(), fused.p()));
-    RUN(launch<product_from_registers<KS, B, MT, NT, true>>(dim3(1), dim3(32), smem, nullptr, (const act*)b.p(), steps.p()));
+    RUN(launch<product_from_registers<KS, B, MT, NT, false>>(dim3(1), dim3(32), smem, nullptr, (const act*)b.p(),
+                                                             fused.p()));
+    RUN(launch<product_from_registers<KS, B, MT, NT, true>>(dim3(1), dim3(32), smem, nullptr, (const act*)b.p(),
+                                                            steps.p()));
     for (int m = 0; m < M; m++)
         for (int n = 0; n < N; n++) {
             float want = 0.f;
             for (int k = 0; k < K; k++) want += (float)((m * 3 + k * 5) % 17 - 8) * at(b.v, n, k, N, K, B);
-            EXPECT(fused.v[m * N + n] == want && steps.v[m * N + n] == want, "%dx%dx%d B %d, (%d,%d): %g and %g, not %g", M, N, K,
-                   (int)B, m, n, fused.v[m * N + n], steps.v[m * N + n], want);
+            EXPECT(fused.v[m * N + n] == want && steps.v[m * N + n] == want,
+                   "%dx%dx%d B %d, (%d,%d): %g and %g, not %g", M, N, K, (int)B, m, n, fused.v[m * N + n],
+                   steps.v[m * N + n], want);
         }
     return true;
 }
 
 bool warp_mma_ra_equals_the_triple_loop() {
-    return product_from_registers_is_exact<1, Major::kRows, 1, 2>() && product_from_registers_is_exact<4, Major::kRows, 1, 8>() &&
-           product_from_registers_is_exact<4, Major::kCols, 1, 16>() && product_from_registers_is_exact<2, Major::kCols, 2, 4>() &&
+    return product_from_registers_is_exact<1, Major::kRows, 1, 2>() &&
+           product_from_registers_is_exact<4, Major::kRows, 1, 8>() &&
+           product_from_registers_is_exact<4, Major::kCols, 1, 16>() &&
+           product_from_registers_is_exact<2, Major::kCols, 2, 4>() &&
            product_from_registers_is_exact<2, Major::kRows, 4, 4>();
 }
 
 #ifdef __x86_64__
-// One call of each compiled copy that this processor can run, on the same operands: from memory in both orders, or with A
-// from registers. Sums differ by rounding alone.
+// One call of each compiled copy that this processor can run, on the same operands: from memory in both orders, or with
+// A from registers. Sums differ by rounding alone.
 bool leaves_agree_on(lc_host::MmaCall call, const std::vector<act2>& registers) {
     const int n = call.mt * call.nt * 4, m = call.mt * 16, k = call.ks * 16;
     const void* a_regs[32];
@@ -268,8 +281,8 @@ bool leaves_agree_on(lc_host::MmaCall call, const std::vector<act2>& registers) 
     if (lc_host::has_avx512_bf16() && sizeof(act) == 2) others[1] = run(lc_host::leaf_bf16::mma_tile);
     for (const auto& other : others)
         for (size_t i = 0; i < other.size(); i++)
-            EXPECT(fabsf(base[i] - other[i]) <= 1e-6f * k, "%dx%dx%d columns %d %d, copy %d, element %zu: %g and %g", m, call.nt * 8, k,
-                   call.a_cols, call.b_cols, (int)(&other - others), i, base[i], other[i]);
+            EXPECT(fabsf(base[i] - other[i]) <= 1e-6f * k, "%dx%dx%d columns %d %d, copy %d, element %zu: %g and %g", m,
+                   call.nt * 8, k, call.a_cols, call.b_cols, (int)(&other - others), i, base[i], other[i]);
     return true;
 }
 
@@ -280,11 +293,15 @@ bool compiled_copies_of_the_tensor_core_agree() {
     const int shapes[][3] = {{1, 2, 1}, {2, 4, 4}, {4, 8, 4}, {1, 16, 8}, {3, 6, 3}};
     for (auto [mt, nt, ks] : shapes) {
         std::vector<act2> registers(32 * ks * mt * 4);
-        for (act2& e : registers) e = pack2((float)next_random(state) / 32768.f - 1.f, (float)next_random(state) / 32768.f - 1.f);
+        for (act2& e : registers)
+            e = pack2((float)next_random(state) / 32768.f - 1.f, (float)next_random(state) / 32768.f - 1.f);
         for (int columns = 0; columns < 4; columns++) {
             bool a_cols = columns & 1, b_cols = columns & 2;
-            if (!leaves_agree_on({mt, nt, ks, a_cols, b_cols, x.data() + 8, 136, x.data(), 136, sizeof(act)}, registers)) return false;
-            if (!leaves_agree_on({mt, nt, ks, false, b_cols, nullptr, 0, x.data(), 136, sizeof(act)}, registers)) return false;
+            if (!leaves_agree_on({mt, nt, ks, a_cols, b_cols, x.data() + 8, 136, x.data(), 136, sizeof(act)},
+                                 registers))
+                return false;
+            if (!leaves_agree_on({mt, nt, ks, false, b_cols, nullptr, 0, x.data(), 136, sizeof(act)}, registers))
+                return false;
         }
     }
     return true;
@@ -307,7 +324,8 @@ bool shuffles_move_values_between_lanes() {
     for (int t = 0; t < 96; t++) {
         int warp = t / 32 * 32, lane = t % 32, down = lane + 4 > 31 ? t : t + 4, next = warp + (t + 1) % 32;
         int want[5] = {(warp + 7) * (warp + 7), (t ^ 5) * (t ^ 5), down * down, next * next, lane};
-        for (int i = 0; i < 5; i++) EXPECT(out.v[t * 5 + i] == want[i], "thread %d, result %d: %d, not %d", t, i, out.v[t * 5 + i], want[i]);
+        for (int i = 0; i < 5; i++)
+            EXPECT(out.v[t * 5 + i] == want[i], "thread %d, result %d: %d, not %d", t, i, out.v[t * 5 + i], want[i]);
     }
     return true;
 }
@@ -338,7 +356,8 @@ bool reductions_are_the_butterflies() {
         for (int i = t / 4 * 4; i < t / 4 * 4 + 4; i++) x = fmaxf(x, in.v[i]), y = fmaxf(y, -in.v[i]);
         EXPECT(o[0] == o[1], "thread %d: warp_sum %g, five shuffles %g", t, o[0], o[1]);
         EXPECT(o[2] == largest && o[3] == x && o[4] == y, "thread %d: %g %g %g", t, o[2], o[3], o[4]);
-        EXPECT(fabs(o[5] - (all + 128)) < 1e-2 && o[5] == out.v[5], "thread %d: block sum %g, not %g", t, o[5], all + 128);
+        EXPECT(fabs(o[5] - (all + 128)) < 1e-2 && o[5] == out.v[5], "thread %d: block sum %g, not %g", t, o[5],
+               all + 128);
     }
     return true;
 }
@@ -354,7 +373,7 @@ __global__ void rotate(int* out, int rounds) {
         s[i % 2 * 96 + t] = v;
         __syncthreads();
         if (i == t % 7) break;
-        v = s[i % 2 * 96 + (t / 7 * 7 + 6 < 64 ? t / 7 * 7 + 6 : 6)] + 1; // from one who stays to the end
+        v = s[i % 2 * 96 + (t / 7 * 7 + 6 < 64 ? t / 7 * 7 + 6 : 6)] + 1;  // from one who stays to the end
     }
     out[t] = v;
 }
@@ -394,7 +413,7 @@ bool warps_may_run_apart_between_barriers() {
         for (int round = 0; round < 50; round++) {
             int lane = 0, steps = (other * 7 + round) % 11;
             for (int i = 0; i < steps; i++) lane ^= 1 + i;
-            want += other * 32 + lane + steps; // the lanes' values differ only by where they started
+            want += other * 32 + lane + steps;  // the lanes' values differ only by where they started
         }
         EXPECT(out.v[t] == want, "thread %d: %d, not %d", t, out.v[t], want);
     }
@@ -424,17 +443,19 @@ bool every_thread_of_every_block_runs_once() {
                 else
                     RUN(launch<count_visits<false>>(g, b, 0, nullptr, visits.p()));
                 for (size_t i = 0; i < n; i++)
-                    EXPECT(visits.v[i] == 1, "grid %u,%u,%u block %u,%u,%u: thread %zu ran %d times", g.x, g.y, g.z, b.x, b.y, b.z, i,
-                           visits.v[i]);
+                    EXPECT(visits.v[i] == 1, "grid %u,%u,%u block %u,%u,%u: thread %zu ran %d times", g.x, g.y, g.z,
+                           b.x, b.y, b.z, i, visits.v[i]);
             }
     return true;
 }
 
 bool impossible_launches_are_refused() {
     Global<int> visits(1);
-    EXPECT(launch<count_visits<false>>(dim3(1), dim3(1025), 0, nullptr, visits.p()).code == LC_BAD_SHAPE, "1025 threads");
+    EXPECT(launch<count_visits<false>>(dim3(1), dim3(1025), 0, nullptr, visits.p()).code == LC_BAD_SHAPE,
+           "1025 threads");
     EXPECT(launch<count_visits<false>>(dim3(0), dim3(32), 0, nullptr, visits.p()).code == LC_BAD_SHAPE, "no block");
-    EXPECT(launch<count_visits<false>>(dim3(1), dim3(32), 229 << 10, nullptr, visits.p()).code == LC_BAD_SHAPE, "229 KiB");
+    EXPECT(launch<count_visits<false>>(dim3(1), dim3(32), 229 << 10, nullptr, visits.p()).code == LC_BAD_SHAPE,
+           "229 KiB");
     return true;
 }
 
@@ -466,9 +487,11 @@ bool asynchronous_copies_arrive_in_groups() {
 
 bool bf16_rounds_to_nearest_even() {
 #ifndef LC_FP32
-    const uint32_t cases[][2] = {{0x3f808000u, 0x3f80}, {0x3f818000u, 0x3f82}, {0x3f808001u, 0x3f81}, {0x3f807fffu, 0x3f80},
-                                 {0x7f7fffffu, 0x7f80}, {0xff800000u, 0xff80}, {0x00000001u, 0x0000}, {0x80000000u, 0x8000}};
-    for (auto& c : cases) EXPECT(from_f(__uint_as_float(c[0])).bits == c[1], "%08x: %04x", c[0], from_f(__uint_as_float(c[0])).bits);
+    const uint32_t cases[][2] = {{0x3f808000u, 0x3f80}, {0x3f818000u, 0x3f82}, {0x3f808001u, 0x3f81},
+                                 {0x3f807fffu, 0x3f80}, {0x7f7fffffu, 0x7f80}, {0xff800000u, 0xff80},
+                                 {0x00000001u, 0x0000}, {0x80000000u, 0x8000}};
+    for (auto& c : cases)
+        EXPECT(from_f(__uint_as_float(c[0])).bits == c[1], "%08x: %04x", c[0], from_f(__uint_as_float(c[0])).bits);
     float nan = to_f(from_f(__uint_as_float(0x7f800001u)));
     EXPECT(nan != nan, "a NaN became %g", nan);
 #endif
@@ -506,7 +529,7 @@ const Promise kPromises[] = {
     {"bf16 rounds to nearest even", bf16_rounds_to_nearest_even},
     {"fast_exp is near exp", fast_exp_is_near_exp},
 };
-} // namespace
+}  // namespace
 
 // Runs promise i and says what it is: 1 held, 0 broken, -1 there is no promise i.
 LC_API int32_t LC(machine_promise)(int32_t i, const char** text) {
