@@ -41,7 +41,7 @@ impl Plan {
         };
         let table = c.vocab.div_ceil(8) * 8 * c.hidden * act;
         let rank = padded_rank(lora.rank);
-        let adapted = |l: &&str| lora.targets.iter().any(|t| l.ends_with(t.as_str()));
+        let adapted = |l: &&&str| lora.targets.iter().any(|t| l.ends_with(t.as_str()));
         let lora_elems: usize = c.n_layers
             * LINEARS.iter().filter(adapted).map(|l| linear_shape(c, l)).map(|(n, k)| (n + k) * rank).sum::<usize>();
         let head_elems: usize = head.map_or(0, |h| h.shapes().iter().map(|(_, s)| s.iter().product::<usize>()).sum());

@@ -132,13 +132,12 @@ fn labels_of(records: &[Record]) -> Vec<String> {
     records.iter().filter_map(|r| r.label.clone()).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-fn template(path: &Path) -> Result<Template> {
-    let name = path.to_string_lossy();
-    match name.as_ref() {
-        "" => Template::builtin("three_step"),
-        _ if path.is_file() => Template::load(path),
-        _ if path.extension().is_none() && path.components().count() == 1 => Template::builtin(&name),
-        _ => Template::load(path),
+/// A file, or the name of a shipped template; nothing given: the three steps.
+fn template(name: &str) -> Result<Template> {
+    match Path::new(name) {
+        _ if name.is_empty() => Template::builtin("three_step"),
+        path if path.is_file() || path.extension().is_some() => Template::load(path),
+        _ => Template::builtin(name),
     }
 }
 
