@@ -14,6 +14,7 @@ const GPUS: [&str; 5] = ["80", "86", "89", "90a", "120"];
 
 fn main() {
     println!("cargo::rerun-if-changed=kernels");
+    println!("cargo::rerun-if-changed=tests/kernels");
     println!("cargo::rerun-if-changed=src/ffi/bindings");
     println!("cargo::rustc-check-cfg=cfg(cuda)");
     let sources = files("kernels", "cu");
@@ -54,7 +55,8 @@ fn compile_host(sources: &[PathBuf]) {
             b.flag(format!("-march={level}")).flag("-mno-red-zone").flag("-mno-vzeroupper");
         }
         if feature("CHECKED") {
-            b.define("LC_CHECKED", "1").flag("-fno-omit-frame-pointer");
+            // Full debug information: a fault is named by the line of the kernel it was inlined into.
+            b.define("LC_CHECKED", "1").flag("-g");
         }
         if feature("LANEWISE") {
             b.define("LC_LANEWISE", None);
@@ -64,7 +66,7 @@ fn compile_host(sources: &[PathBuf]) {
     let mut machine = base("x86-64-v3");
     machine.file("kernels/host/machine.cpp").file("kernels/host/lanes.cpp");
     if feature("CHECKED") {
-        machine.file("kernels/host/check.cpp");
+        machine.file("kernels/host/check.cpp").file("kernels/host/check_global.cpp");
     }
     machine.compile("lc_machine");
     let mut leaf = base("x86-64-v3");
@@ -72,11 +74,13 @@ fn compile_host(sources: &[PathBuf]) {
     if x86 {
         let mut leaf = base("x86-64-v4");
         leaf.define("LC_LEAF", "leaf_avx512").file("kernels/host/leaf.cpp").compile("lc_leaf_avx512");
+        let mut leaf = base("x86-64-v4");
+        leaf.flag("-mavx512bf16").file("kernels/host/leaf_bf16.cpp").compile("lc_leaf_bf16");
     }
+    // The machine's own tests are members of the same archive: nothing but tests/ refers to them, so the linker leaves
+    // them out of the binaries, and they are compiled exactly as kernels are, in every variant.
     let mut sources = sources.to_vec();
-    if feature("CHECKED") {
-        sources.extend(files("tests/kernels", "cu"));
-    }
+    sources.extend(files("tests/kernels", "cu"));
     for (variant, fp32) in [("cpu_bf16", false), ("cpu_fp32", true)] {
         let mut b = base("x86-64-v3");
         // -x c++: to g++, .cu is not a language.

@@ -1,4 +1,5 @@
 //! All tests of the crate from outside, in one binary: one link.
 
 mod common;
+mod machine;
 mod ops;

@@ -17,6 +17,15 @@ template <int N>
 LC_INLINE void async_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(N));
 }
+#elif LC_CHECKED
+LC_INLINE void copy8_async(act* dst, const act* src, bool valid) {
+    lc_host::check_async_copy(dst, src, sizeof(act8), valid);
+}
+LC_INLINE void async_commit() { lc_host::check_async_commit(); }
+template <int N>
+LC_INLINE void async_wait() {
+    lc_host::check_async_wait(N);
+}
 #else
 LC_INLINE void copy8_async(act* dst, const act* src, bool valid) {
     if (valid)

@@ -7,12 +7,12 @@
 // with 16-byte units per row odd (e.g. 64 + 8) ldmatrix has no bank conflicts.
 // warp_mma_ra takes A from registers, in the order accumulators come out (flash attention's P).
 //
-// The generic body, loops of ldmatrix + mma.sync m16n8k16, is the CUDA implementation. On the host one call is one
-// rendezvous computed by host/leaf.h (5 times faster); `--features lanewise` runs the generic body there as well, lane by
-// lane, so that the fused leaf is checked against PTX-shaped fragments.
+// The body in steps, loops of ldmatrix + mma.sync m16n8k16, is the CUDA implementation. On the host one call is one
+// rendezvous computed by host/leaf.h (5 times faster); the machine's own tests hold it against the body in steps, and
+// `--features lanewise` runs every kernel on the steps, lane by lane.
 //
-// Fragments (PTX ISA, mma.m16n8k16): lane = 4 g + t.  A: a0 (g, 2t) a1 (g+8, 2t) a2 (g, 2t+8) a3 (g+8, 2t+8), pairs along
-// k.  B: b0 (k = 2t, n = g) b1 (k = 2t+8, n = g), pairs along k.  D: d0 d1 (g, 2t..2t+1), d2 d3 (g+8, 2t..2t+1).
+// Fragments (PTX ISA, mma.m16n8k16): lane = 4 g + t.  A: a0 (g, 2t) a1 (g+8, 2t) a2 (g, 2t+8) a3 (g+8, 2t+8), pairs
+// along k.  B: b0 (k = 2t, n = g) b1 (k = 2t+8, n = g), pairs along k.  D: d0 d1 (g, 2t..2t+1), d2 d3 (g+8, 2t..2t+1).
 #pragma once
 #include "device/kernel.cuh"
 
@@ -48,17 +48,19 @@ LC_INLINE void ldmatrix_x4_trans(uint32_t (&r)[4], const act* row) {
                  : "r"(p));
 }
 LC_INLINE void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-                 "{%0,%1,%2,%3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 LC_INLINE int lane_id() { return threadIdx.x & 31; }
 #else
 #include "host/leaf.h"
 #endif
 
-#if defined(__CUDACC__) || (defined(LC_LANEWISE) && !defined(LC_FP32))
+// ldmatrix moves 16-bit elements: the fp32 build of the host has no steps.
+#if defined(__CUDACC__) || !defined(LC_FP32)
 // Where lane l points for the four 8x8 matrices of one ldmatrix.x4, so that registers come out in fragment order.
 template <Major A>
 LC_INLINE const act* a_row(const act* a, int lda, int i, int k, int l) {
@@ -88,8 +90,8 @@ LC_INLINE void mma_step(float (&acc)[MT][NT][4], const uint32_t (&fa)[MT][4], co
         }
     }
 }
-template <int KS, Major A = Major::kRows, Major B = Major::kRows, int MT, int NT>
-LC_INLINE void warp_mma(float (&acc)[MT][NT][4], const act* a, int lda, const act* b, int ldb) {
+template <int KS, Major A, Major B, int MT, int NT>
+LC_INLINE void warp_mma_steps(float (&acc)[MT][NT][4], const act* a, int lda, const act* b, int ldb) {
     const int l = lane_id();
 #pragma unroll
     for (int k = 0; k < KS; k++) {
@@ -104,26 +106,40 @@ LC_INLINE void warp_mma(float (&acc)[MT][NT][4], const act* a, int lda, const ac
         mma_step<B>(acc, fa, b, ldb, k);
     }
 }
-template <int KS, Major B = Major::kRows, int MT, int NT>
-LC_INLINE void warp_mma_ra(float (&acc)[MT][NT][4], const act2 (&a)[KS][MT][4], const act* b, int ldb) {
+template <int KS, Major B, int MT, int NT>
+LC_INLINE void warp_mma_ra_steps(float (&acc)[MT][NT][4], const act2 (&a)[KS][MT][4], const act* b, int ldb) {
 #pragma unroll
     for (int k = 0; k < KS; k++) mma_step<B>(acc, a[k], b, ldb, k);
 }
-#else
+#endif
+
 template <int KS, Major A = Major::kRows, Major B = Major::kRows, int MT, int NT>
 LC_INLINE void warp_mma(float (&acc)[MT][NT][4], const act* a, int lda, const act* b, int ldb) {
+    static_assert(NT % 2 == 0, "one ldmatrix.x4 reads B for two tiles of 8 columns");
+#if defined(__CUDACC__) || (defined(LC_LANEWISE) && !defined(LC_FP32))
+    warp_mma_steps<KS, A, B>(acc, a, lda, b, ldb);
+#else
+    static_assert(MT * 16 <= lc_host::kMaxM && NT * 8 <= lc_host::kMaxN && KS * 16 <= lc_host::kMaxK,
+                  "leaf.h: larger tiles");
     lc_host::MmaCall call{MT, NT, KS, A == Major::kCols, B == Major::kCols, a, lda, b, ldb, sizeof(act)};
     LC_ESCAPE(&acc[0][0][0]);
     lc_host::warp_mma_fused(call, &acc[0][0][0], nullptr);
+#endif
 }
 template <int KS, Major B = Major::kRows, int MT, int NT>
 LC_INLINE void warp_mma_ra(float (&acc)[MT][NT][4], const act2 (&a)[KS][MT][4], const act* b, int ldb) {
+    static_assert(NT % 2 == 0, "one ldmatrix.x4 reads B for two tiles of 8 columns");
+#if defined(__CUDACC__) || (defined(LC_LANEWISE) && !defined(LC_FP32))
+    warp_mma_ra_steps<KS, B>(acc, a, b, ldb);
+#else
+    static_assert(MT * 16 <= lc_host::kMaxM && NT * 8 <= lc_host::kMaxN && KS * 16 <= lc_host::kMaxK,
+                  "leaf.h: larger tiles");
     lc_host::MmaCall call{MT, NT, KS, false, B == Major::kCols, nullptr, 0, b, ldb, sizeof(act)};
     LC_ESCAPE(&acc[0][0][0]);
     LC_ESCAPE(&a[0][0][0]);
     lc_host::warp_mma_fused(call, &acc[0][0][0], &a[0][0][0]);
-}
 #endif
+}
 
 // The A operand of the next product from this one's accumulators: rows stay rows, columns become k.
 template <int KS, int MT, int NT>

@@ -3,44 +3,40 @@
 #include "host/leaf.h"
 
 namespace lc_host {
-namespace leaf_base {
-void mma_tile(const MmaCall&, float* const*, const void* const*);
-}
-namespace leaf_avx512 {
-void mma_tile(const MmaCall&, float* const*, const void* const*);
-}
-
-static bool use_avx512() {
 #ifdef __x86_64__
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512bw");
+bool has_avx512() {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
+}
+bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+#endif
+
+static bool has_base() {
+#ifdef __x86_64__
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
 #else
-    return false;
+    return true;
 #endif
 }
 
 void mma_tile(const MmaCall& call, float* const* acc, const void* const* a_regs) {
 #if LC_CHECKED
-    // What ldmatrix would read: lane l reads rows of the A and B tiles, 8 elements at a time.
-    if (call.a) {
-        int rows = (call.a_cols ? call.ks : call.mt) * 16, chunks = (call.a_cols ? call.mt : call.ks) * 2;
+    // What ldmatrix would read: rows of the tiles, 8 elements at a time, by changing lanes.
+    const void* pc = __builtin_return_address(0);
+    auto read_tile = [&](const void* tile, int ld, int rows, int columns) {
         for (int i = 0; i < rows; i++)
-            for (int c = 0; c < chunks; c++)
-                check_read((i + 16 * (c & 1)) & 31, (const char*)call.a + ((size_t)i * call.lda + c * 8) * call.elem_bytes,
-                           8 * call.elem_bytes);
-    }
-    int rows = call.b_cols ? call.ks * 16 : call.nt * 8, chunks = call.b_cols ? call.nt : call.ks * 2;
-    for (int i = 0; i < rows; i++)
-        for (int c = 0; c < chunks; c++)
-            check_read((i + 16 * (c & 1)) & 31, (const char*)call.b + ((size_t)i * call.ldb + c * 8) * call.elem_bytes,
-                       8 * call.elem_bytes);
+            for (int c = 0; c < columns; c += 8)
+                check_read((i + 2 * c) & 31, (const char*)tile + ((size_t)i * ld + c) * call.elem_bytes,
+                           8 * call.elem_bytes, pc);
+    };
+    const int m = call.mt * 16, n = call.nt * 8, k = call.ks * 16;
+    if (call.a) read_tile(call.a, call.lda, call.a_cols ? k : m, call.a_cols ? m : k);
+    read_tile(call.b, call.ldb, call.b_cols ? k : n, call.b_cols ? n : k);
 #endif
 #ifdef __x86_64__
-    static const bool wide = use_avx512();
-    if (wide) {
-        leaf_avx512::mma_tile(call, acc, a_regs);
-        return;
-    }
+    static const bool wide = has_avx512(), pairs = has_avx512_bf16();
+    if (pairs && call.elem_bytes == 2) return leaf_bf16::mma_tile(call, acc, a_regs);
+    if (wide) return leaf_avx512::mma_tile(call, acc, a_regs);
 #endif
     leaf_base::mma_tile(call, acc, a_regs);
 }
@@ -48,7 +44,7 @@ void mma_tile(const MmaCall& call, float* const* acc, const void* const* a_regs)
 // Matrix j's rows are at lanes 8j .. 8j+7; lane 4g + t receives elements 2t, 2t+1 of row g (trans: of column g).
 void ldmatrix_leaf(uint32_t* const* r, const void* const* row, bool trans) {
 #if LC_CHECKED
-    check_rows(row, 16);
+    for (uint32_t l = 0; l < 32; l++) check_read(l, row[l], 16, __builtin_return_address(0));
 #endif
     uint16_t m[4][8][8];
     for (int j = 0; j < 4; j++)
@@ -56,7 +52,8 @@ void ldmatrix_leaf(uint32_t* const* r, const void* const* row, bool trans) {
     for (int l = 0; l < 32; l++)
         for (int j = 0; j < 4; j++) {
             int g = l >> 2, t = l & 3;
-            uint32_t low = trans ? m[j][2 * t][g] : m[j][g][2 * t], high = trans ? m[j][2 * t + 1][g] : m[j][g][2 * t + 1];
+            uint32_t low = trans ? m[j][2 * t][g] : m[j][g][2 * t],
+                     high = trans ? m[j][2 * t + 1][g] : m[j][g][2 * t + 1];
             r[l][j] = low | high << 16;
         }
 }
@@ -97,4 +94,7 @@ void mma_leaf(float* const* d, const uint32_t* const* a, const uint32_t* const* 
             d[l][r] = c;
         }
 }
-} // namespace lc_host
+}  // namespace lc_host
+
+// Kernels are compiled for x86-64-v3 (2013 and later); asked before the first of them runs.
+extern "C" int lc_host_cpu_ok() { return lc_host::has_base(); }

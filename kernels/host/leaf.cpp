@@ -4,16 +4,14 @@
 // panels of rows x vector width held in registers, scatter back. Sums run along k in order, in fp32, as a chain of
 // fused multiply-adds; tensor cores round differently within a k-step, which is inside every tolerance we use.
 #include "lc.h"
-#include "host/leaf.h"
+#include "host/leaf_parts.h"
 
 namespace lc_host {
 namespace LC_LEAF {
 
-typedef float v8f __attribute__((vector_size(32), may_alias));
 typedef float v16f __attribute__((vector_size(64), may_alias));
 typedef uint32_t v8u __attribute__((vector_size(32), may_alias));
 typedef uint16_t v8h __attribute__((vector_size(16), may_alias));
-typedef float v4f __attribute__((vector_size(16), may_alias, aligned(4)));
 
 // The native vector: 64-byte vectors on an AVX2 build are lowered to scalars (6 instead of 27 GFLOP/s).
 #ifdef __AVX512F__
@@ -26,7 +24,6 @@ constexpr int kWidth = 8, kRows = 4;
 LC_INLINE Vec splat(float x) { return Vec{x, x, x, x, x, x, x, x}; }
 #endif
 
-constexpr int kMaxM = 64, kMaxN = 128, kMaxK = 128;
 struct alignas(64) Scratch {
     float a[kMaxM * kMaxK];
     float b[kMaxK * kMaxN];
@@ -68,30 +65,6 @@ LC_INLINE void widen(float* dst, const void* src, int n, size_t elem_bytes) {
     }
     const uint16_t* s = (const uint16_t*)src;
     for (int i = 0; i < n; i += 8) *(v8u*)(dst + i) = __builtin_convertvector(*(const v8h*)(s + i), v8u) << 16;
-}
-
-// 8x8 block transpose in vector registers.
-LC_INLINE void transpose8(float* dst, int ldd, const float* src, int lds) {
-    v8f r[8], t[8];
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) r[i] = *(const v8f*)(src + i * lds);
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-        t[2 * i] = __builtin_shufflevector(r[2 * i], r[2 * i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
-        t[2 * i + 1] = __builtin_shufflevector(r[2 * i], r[2 * i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
-    }
-#pragma GCC unroll 2
-    for (int i = 0; i < 2; i++)
-#pragma GCC unroll 2
-        for (int j = 0; j < 2; j++) {
-            r[4 * i + 2 * j] = __builtin_shufflevector(t[4 * i + j], t[4 * i + 2 + j], 0, 1, 8, 9, 4, 5, 12, 13);
-            r[4 * i + 2 * j + 1] = __builtin_shufflevector(t[4 * i + j], t[4 * i + 2 + j], 2, 3, 10, 11, 6, 7, 14, 15);
-        }
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; j++) {
-        *(v8f*)(dst + j * ldd) = __builtin_shufflevector(r[j], r[4 + j], 0, 1, 2, 3, 8, 9, 10, 11);
-        *(v8f*)(dst + (4 + j) * ldd) = __builtin_shufflevector(r[j], r[4 + j], 4, 5, 6, 7, 12, 13, 14, 15);
-    }
 }
 
 // dst[rows][cols] in fp32 from a tile that lies as [rows][cols], or transposed as [cols][rows].
@@ -142,36 +115,13 @@ void mma_tile(const MmaCall& call, float* const* acc, const void* const* a_regs)
     else
         load_tile(bt, call.b, call.ldb, K, N, !call.b_cols, call.elem_bytes);
 
-    // Lane 4g + t holds, per tile, columns 2t, 2t+1 of rows g (d0 d1) and g + 8 (d2 d3): four lanes make a row of 8.
-    for (int i = 0; i < call.mt; i++)
-        for (int j = 0; j < call.nt; j++)
-            for (int g = 0; g < 8; g++) {
-                const int at = (i * call.nt + j) * 4;
-                v4f l0 = *(const v4f*)(acc[4 * g] + at), l1 = *(const v4f*)(acc[4 * g + 1] + at);
-                v4f l2 = *(const v4f*)(acc[4 * g + 2] + at), l3 = *(const v4f*)(acc[4 * g + 3] + at);
-                float* d = c + (i * 16 + g) * N + j * 8;
-                *(v4f*)d = __builtin_shufflevector(l0, l1, 0, 1, 4, 5);
-                *(v4f*)(d + 4) = __builtin_shufflevector(l2, l3, 0, 1, 4, 5);
-                *(v4f*)(d + 8 * N) = __builtin_shufflevector(l0, l1, 2, 3, 6, 7);
-                *(v4f*)(d + 8 * N + 4) = __builtin_shufflevector(l2, l3, 2, 3, 6, 7);
-            }
+    gather_acc(c, N, acc, call);
     int n = 0;
     for (; n + 2 * kWidth <= N; n += 2 * kWidth)
         for (int m = 0; m < M; m += kRows) panel<2>(c + m * N + n, N, af + m * lda, lda, bt + n, ldb, K);
     for (; n < N; n += kWidth)
         for (int m = 0; m < M; m += kRows) panel<1>(c + m * N + n, N, af + m * lda, lda, bt + n, ldb, K);
-    for (int i = 0; i < call.mt; i++)
-        for (int j = 0; j < call.nt; j++)
-            for (int g = 0; g < 8; g++) {
-                const int at = (i * call.nt + j) * 4;
-                const float* d = c + (i * 16 + g) * N + j * 8;
-                v4f x0 = *(const v4f*)d, x1 = *(const v4f*)(d + 4);
-                v4f y0 = *(const v4f*)(d + 8 * N), y1 = *(const v4f*)(d + 8 * N + 4);
-                *(v4f*)(acc[4 * g] + at) = __builtin_shufflevector(x0, y0, 0, 1, 4, 5);
-                *(v4f*)(acc[4 * g + 1] + at) = __builtin_shufflevector(x0, y0, 2, 3, 6, 7);
-                *(v4f*)(acc[4 * g + 2] + at) = __builtin_shufflevector(x1, y1, 0, 1, 4, 5);
-                *(v4f*)(acc[4 * g + 3] + at) = __builtin_shufflevector(x1, y1, 2, 3, 6, 7);
-            }
+    scatter_acc(acc, c, N, call);
 }
-} // namespace LC_LEAF
-} // namespace lc_host
+}  // namespace LC_LEAF
+}  // namespace lc_host

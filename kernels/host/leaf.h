@@ -1,22 +1,39 @@
 // leaf.h - the tensor core of the CUDA machine.
 //
-// warp_mma_fused: one rendezvous for a whole k-tile; the arithmetic is in leaf.cpp, compiled for AVX2 and for AVX-512
-// and chosen at run time. ldmatrix_x4 and mma_m16n8k16 are the lane-by-lane forms with the PTX manual's fragment layouts;
-// the lanewise build runs kernels on them, and the machine's own tests hold both against a plain triple loop.
+// warp_mma_fused: one rendezvous for a whole k-tile; the arithmetic is in leaf.cpp, compiled for AVX2 and for AVX-512,
+// and in leaf_bf16.cpp, chosen at run time. ldmatrix_x4 and mma_m16n8k16 are the lane-by-lane forms with the PTX
+// manual's fragment layouts; the lanewise build runs kernels on them, and the machine's own tests hold both against a
+// plain triple loop.
 #pragma once
 #include "host/machine.h"
 
 namespace lc_host {
 
+constexpr int kMaxM = 64, kMaxN = 128, kMaxK = 128;  // of one call
+
 struct MmaCall {
-    int mt, nt, ks;        // tiles of 16 rows, of 8 columns, steps of 16 along k
-    bool a_cols, b_cols;   // stored transposed (m, n contiguous)
-    const void* a;         // null: A comes from registers
+    int mt, nt, ks;       // tiles of 16 rows, of 8 columns, steps of 16 along k
+    bool a_cols, b_cols;  // stored transposed (m, n contiguous)
+    const void* a;        // null: A comes from registers
     int lda;
     const void* b;
     int ldb;
-    size_t elem_bytes;     // 2: bf16, 4: float
+    size_t elem_bytes;  // 2: bf16, 4: float
 };
+
+// The compiled copies of the arithmetic; only leaf_base runs everywhere, and leaf_bf16 takes bf16 storage only.
+typedef void Leaf(const MmaCall& call, float* const* acc, const void* const* a_regs);
+namespace leaf_base {
+Leaf mma_tile;
+}
+namespace leaf_avx512 {
+Leaf mma_tile;
+}
+namespace leaf_bf16 {
+Leaf mma_tile;
+}
+bool has_avx512();
+bool has_avx512_bf16();
 
 // acc[lane]: [mt][nt][4] floats of each lane; a_regs[lane]: [ks][mt][4] pairs, or unused.
 void mma_tile(const MmaCall& call, float* const* acc, const void* const* a_regs);
@@ -33,7 +50,7 @@ LC_INLINE void warp_mma_fused(const MmaCall& call, float* acc, const void* a_reg
     s.pointer[1][f->lane] = a_regs;
     rendezvous(f, w, g, [&] { mma_tile(call, (float* const*)s.pointer[0], s.pointer[1]); });
 }
-} // namespace lc_host
+}  // namespace lc_host
 
 LC_INLINE int lane_id() { return lc_host::current->lane; }
 
@@ -64,6 +81,7 @@ static inline void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t 
     s.pointer[1][f->lane] = a;
     s.pointer[2][f->lane] = b;
     rendezvous(f, w, g, [&] {
-        mma_leaf((float* const*)s.pointer[0], (const uint32_t* const*)s.pointer[1], (const uint32_t* const*)s.pointer[2]);
+        mma_leaf((float* const*)s.pointer[0], (const uint32_t* const*)s.pointer[1],
+                 (const uint32_t* const*)s.pointer[2]);
     });
 }

@@ -12,54 +12,12 @@
 // What this machine is not: it has no memory model finer than barriers, no bank conflicts, no occupancy, and only
 // full-warp collectives. kernels/host/check.cpp watches accesses; leaf.h is the tensor core.
 #pragma once
-#include <math.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <string.h>
+#include "host/words.h"
 #include <tuple>
-#include <type_traits>
 
 #ifndef LC_CHECKED
 #define LC_CHECKED 0
 #endif
-
-#define __global__
-#define __device__
-#define __host__
-#define __constant__ const
-#define __forceinline__ inline __attribute__((always_inline))
-#define __launch_bounds__(...)
-#define __restrict__ __restrict
-#define UNROLL // a forced unroll stops the host's vectoriser (7.7 -> 2.5 ns an element without it)
-
-struct uint3 {
-    unsigned x, y, z;
-};
-struct dim3 {
-    unsigned x, y, z;
-    constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
-};
-struct alignas(8) float2 {
-    float x, y;
-};
-struct alignas(16) float4 {
-    float x, y, z, w;
-};
-struct alignas(8) int2 {
-    int x, y;
-};
-struct alignas(16) int4 {
-    int x, y, z, w;
-};
-struct alignas(8) uint2 {
-    unsigned x, y;
-};
-struct alignas(16) uint4 {
-    unsigned x, y, z, w;
-};
-static inline float2 make_float2(float x, float y) { return {x, y}; }
-static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
-static inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 
 namespace lc_host {
 
@@ -67,15 +25,15 @@ struct Warp;
 struct Block;
 
 struct alignas(64) Fiber {
-    void* sp; // saved stack pointer; null: not started
-    void* pc; // where to go on
+    void* sp;  // saved stack pointer; null: not started
+    void* pc;  // where to go on
     uint3 tid;
     uint16_t lane;
     uint16_t dead;
     Warp* warp;
-    Fiber* next; // ring of the warp's live lanes
+    Fiber* next;  // ring of the warp's live lanes
     char* stack;
-    uint32_t smem_at; // bump pointer of this thread's SHARED and Arena declarations
+    uint32_t smem_at;  // bump pointer of this thread's SHARED and Arena declarations
 };
 
 // What the lanes of a warp deposit for one collective.
@@ -98,7 +56,7 @@ struct alignas(64) Warp {
 };
 
 struct Block {
-    uint32_t n_threads, n_warps, live, at_barrier, barrier_generation, fibrous, first, idle;
+    uint32_t n_threads, n_warps, live, at_barrier, barrier_generation, fibrous, first, idle, progress;
     Fiber* fiber;
     Warp* warp;
     void (*entry)();
@@ -107,10 +65,12 @@ struct Block {
     char* smem;
     uint3 index;
     dim3 dim, grid;
-    // Checked builds only: what to call the kernel, the line of the barrier being waited at, the order of threads.
-    const char* kernel;
+    const struct Launch* launch;
+    // Checked builds only: the line of the barrier being waited at, and the order in which threads start.
     int barrier_line;
     uint64_t random;
+    const char* stacks;
+    size_t stacks_bytes, own_bytes;  // own: from this record on, with fibres and warps behind it
     uint32_t order[1024];
 };
 
@@ -119,30 +79,31 @@ struct Launch {
     size_t smem;
     void (*entry)();
     const void* args;
-    const char* kernel;
+    size_t args_bytes;
+    const char* kernel;  // as the compiler spells it, see kernel_name
+    struct CheckedLaunch* checked;
 };
 
-constexpr uint32_t kSmemBytes = 228 << 10; // an H100's shared memory per block, the largest there is
+constexpr uint32_t kSmemBytes = 228 << 10;  // an H100's shared memory per block, the largest there is
 
 #define LC_TLS extern __thread __attribute__((tls_model("initial-exec")))
 LC_TLS Fiber* current;
 LC_TLS Block* block;
 
-lc_status run_grid(const Launch& launch);
+lc_status run_grid(Launch& launch);
 void first_yield(Fiber* f);
-Fiber* prepare(Fiber* f, Fiber* next); // gives `next` a stack; unlinks it if it is dead
-Fiber* exit_fiber(Fiber* f, Block* b); // who runs next; null when the block is finished
+Fiber* prepare(Fiber* f, Fiber* next);  // gives `next` a stack; unlinks it if it is dead
+Fiber* exit_fiber(Fiber* f, Block* b);  // who runs next; null when the block is finished
 void idle_pass(Block* b);
 void barrier_release(Block* b, Warp* w);
 [[noreturn]] void die(const char* message);
+void short_name(const char* spelled, char* name, size_t n);  // "[with auto K = {anonymous}::f]" -> "f"
+
+}  // namespace lc_host
 #if LC_CHECKED
-void check_declare(char* p, size_t n_bytes);
-void check_barrier(int line);
-void check_epoch();
-void check_rows(const void* const* lane_row, size_t n_bytes); // each lane reads its row
-void check_read(uint32_t lane, const void* p, size_t n_bytes);
-void check_write(uint32_t lane, void* p, size_t n_bytes);
+#include "host/check.h"
 #endif
+namespace lc_host {
 
 // Saves the running fibre and resumes `to`. Returns the fibre that was resumed (in a register, so that nothing is
 // reloaded through the new stack).
@@ -179,8 +140,8 @@ LC_INLINE Fiber* raw_switch(Fiber* from, Fiber* to) {
         :
         : "x0", "x1", "x2", "x3", "x4", "x5", "x6", "x7", "x8", "x9", "x10", "x11", "x12", "x13", "x14", "x15", "x16",
           "x17", "x20", "x21", "x22", "x23", "x24", "x25", "x26", "x27", "x28", "x30", "memory", "cc", "v0", "v1", "v2",
-          "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11", "v12", "v13", "v14", "v15", "v16", "v17", "v18", "v19",
-          "v20", "v21", "v22", "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30", "v31");
+          "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11", "v12", "v13", "v14", "v15", "v16", "v17", "v18",
+          "v19", "v20", "v21", "v22", "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30", "v31");
 #else
 #error "the CPU device knows x86-64 and aarch64"
 #endif
@@ -270,7 +231,7 @@ __attribute__((noinline)) static void fiber_main() {
         b = block;
         Fiber* f = current;
         Fiber* to = nullptr;
-        if (!b->fibrous) { // nobody has synchronised yet: the next thread, on the same stack, like a plain loop
+        if (!b->fibrous) {  // nobody has synchronised yet: the next thread, on the same stack, like a plain loop
             if (++b->first < b->n_threads) {
                 to = &b->fiber[LC_CHECKED ? b->order[b->first] : b->first];
                 to->stack = f->stack;
@@ -282,7 +243,7 @@ __attribute__((noinline)) static void fiber_main() {
             to = exit_fiber(f, b);
             if (to) {
                 current = to;
-                if (!to->sp) { // not started: it takes over this stack
+                if (!to->sp) {  // not started: it takes over this stack
                     to->stack = f->stack;
                     to->smem_at = 0;
                     continue;
@@ -300,7 +261,7 @@ const char* kernel_name() {
     return __PRETTY_FUNCTION__;
 }
 
-} // namespace lc_host
+}  // namespace lc_host
 
 #define threadIdx (lc_host::current->tid)
 #define blockIdx (lc_host::block->index)
@@ -332,7 +293,7 @@ static inline T shuffle(T v, int source_lane) {
     memcpy(&r, &s.bits[source_lane & 31], sizeof(T));
     return r;
 }
-} // namespace lc_host
+}  // namespace lc_host
 template <class T>
 static inline T __shfl_sync(unsigned, T v, int lane) {
     return lc_host::shuffle(v, lane);
@@ -355,54 +316,12 @@ struct Arena {
     }
 };
 
-// 2^f by a polynomial of degree 6, about 1 ulp, branch-free so that loops over it vectorise.
-LC_INLINE float fast_exp(float x) {
-    float t = x * 1.44269504088896341f;
-    t = t < -126.f ? -126.f : t;
-    t = t > 127.f ? 127.f : t;
-    float k = floorf(t + 0.5f), f = t - k;
-    float p = 1.5403530e-4f;
-    p = p * f + 1.3333558e-3f;
-    p = p * f + 9.6181291e-3f;
-    p = p * f + 5.5504109e-2f;
-    p = p * f + 2.4022651e-1f;
-    p = p * f + 6.9314718e-1f;
-    p = p * f + 1.f;
-    uint32_t u = (uint32_t)((int)k + 127) << 23;
-    float scale;
-    memcpy(&scale, &u, 4);
-    return x < -87.3f ? 0.f : (x != x ? x : p * scale);
-}
-static inline float rsqrtf(float x) { return 1.f / sqrtf(x); }
-static inline float __fdividef(float a, float b) { return a / b; }
-static inline float __uint_as_float(unsigned u) {
-    float f;
-    memcpy(&f, &u, 4);
-    return f;
-}
-static inline unsigned __float_as_uint(float f) {
-    unsigned u;
-    memcpy(&u, &f, 4);
-    return u;
-}
-static inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned)(((uint64_t)a * b) >> 32); }
-template <class T>
-static inline T __ldg(const T* p) {
-    return *p;
-}
-template <class T>
-static inline T min(T a, T b) {
-    return b < a ? b : a;
-}
-template <class T>
-static inline T max(T a, T b) {
-    return a < b ? b : a;
-}
-
 // launch<kernel>(grid, block, shared bytes, stream, args...), as on CUDA; synchronous here.
 template <auto K, class... A>
 static inline lc_status launch(dim3 grid, dim3 dim, size_t smem, lc_stream, A... args) {
     typedef std::tuple<A...> Args;
     Args tuple(args...);
-    return lc_host::run_grid({grid, dim, smem, &lc_host::fiber_main<K, Args>, &tuple, lc_host::kernel_name<K>()});
+    lc_host::Launch launch{
+        grid, dim, smem, &lc_host::fiber_main<K, Args>, &tuple, sizeof tuple, lc_host::kernel_name<K>(), nullptr};
+    return lc_host::run_grid(launch);
 }

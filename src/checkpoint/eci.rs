@@ -1,8 +1,9 @@
 //! The trained ECI head: eci_head.safetensors with eci_config.json beside the adapter.
 //!
-//! The head reads the final hidden states of the prompt. Kind `paper` pools 8x8 over the hidden axis and lays `positions` tokens
-//! side by side; `mean`, `last` and `max` pool over the tokens. Then linear layers `fc1 .. fcN` follow: the widths `dims`, and one
-//! output per label; the activation stands between them. `fcN.weight [out, in]`, `fcN.bias [out]`, both F32.
+//! The head reads the final hidden states of the prompt. Kind `paper` pools 8x8 over the hidden axis and lays
+//! `positions` tokens side by side; `mean`, `last` and `max` pool over the tokens. Then linear layers `fc1 .. fcN`
+//! follow: the widths `dims`, and one output per label; the activation stands between them. `fcN.weight [out, in]`,
+//! `fcN.bias [out]`, both F32.
 
 use std::path::Path;
 
@@ -112,7 +113,8 @@ impl EciConfig {
     }
 }
 
-/// Writes the head to `dir` (made if needed), reads it back and compares; only then does it take the place of an older one.
+/// Writes the head to `dir` (made if needed), reads it back and compares; only then does it take the place of an older
+/// one.
 pub fn save_head(dir: &Path, config: &EciConfig, tensors: &[NamedTensor]) -> Result<Saved> {
     config.check()?;
     config.check_tensors(tensors)?;
@@ -236,6 +238,14 @@ mod tests {
         );
         tensors.truncate(11);
         assert!(sentence(save_head(dir.path(), &config, &tensors)).contains("tensor fc6.bias [3] is missing"));
+    }
+
+    #[test]
+    fn the_configuration_appears_last() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join(TENSORS).join("in the way")).unwrap();
+        save_head(dir.path(), &head().0, &head().1).unwrap_err();
+        assert!(!dir.path().join(CONFIG).exists(), "a head without tensors must not look finished");
     }
 
     #[test]

@@ -72,7 +72,8 @@ pub fn raw(name: &str, shape: &[usize], seed: u32) -> (Dtype, Vec<usize>, Vec<u8
     (Dtype::F32, shape.to_vec(), values.iter().flat_map(|x| x.to_le_bytes()).collect())
 }
 
-/// Every tensor of the tiny model, written out by hand: the code under test derives the same list from the configuration.
+/// Every tensor of the tiny model, written out by hand: the code under test derives the same list from the
+/// configuration.
 pub fn tiny_tensors() -> Tensors {
     let mut shapes = vec![
         ("model.embed_tokens.weight".to_string(), vec![40, 64]),

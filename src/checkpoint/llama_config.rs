@@ -1,8 +1,9 @@
 //! `config.json` of a Hugging Face Llama folder: the sizes of the model and nothing else.
 //!
 //! Two spellings exist. transformers 4 writes `rope_theta`, `rope_scaling` and `torch_dtype`; transformers 5 writes
-//! `rope_parameters { rope_theta, rope_type }` and `dtype`. Both are read. The dtype field is not: each tensor says its own.
-//! Whatever would make this engine compute something other than transformers does is refused here, before a weight is read.
+//! `rope_parameters { rope_theta, rope_type }` and `dtype`. Both are read. The dtype field is not: each tensor says its
+//! own. Whatever would make this engine compute something other than transformers does is refused here, before a weight
+//! is read.
 
 use std::path::Path;
 

@@ -2,10 +2,11 @@
 //! run out and in again.
 //!
 //! Reading is by memory map and refuses in one sentence what it cannot use. Writing goes through [`save_files`] and
-//! [`save_folder`]: a file appears under its own name only after it was flushed, read back and found equal to what was to be
-//! saved, so an interruption or a full disk leaves the last good checkpoint standing.
+//! [`save_folder`]: a file appears under its own name only after it was flushed, read back and found equal to what was
+//! to be saved, so an interruption or a full disk leaves the last good checkpoint standing.
 
 mod adapter;
+mod adapter_config;
 mod eci;
 mod host_tensor;
 mod llama_config;
@@ -17,7 +18,8 @@ mod tensor_file;
 #[cfg(test)]
 mod fixtures;
 
-pub use adapter::{AdapterConfig, LoraMatrix, check_adapter, load_adapter, lora_key, parse_lora_key, save_adapter};
+pub use adapter::{LoraMatrix, check_adapter, load_adapter, lora_key, parse_lora_key, save_adapter};
+pub use adapter_config::AdapterConfig;
 pub use eci::{EciConfig, load_head, save_head};
 pub use host_tensor::{HostDType, HostTensor, NamedTensor};
 pub use llama_config::{LINEARS, LlamaConfig};

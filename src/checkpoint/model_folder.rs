@@ -1,7 +1,8 @@
 //! A Hugging Face Llama folder: config.json, and the weights in model.safetensors or in shards with an index.
 //!
-//! Nothing is copied on opening; a tensor is a slice of a mapped file until someone converts it. [`ModelFolder::check`] looks at
-//! every name, shape and type before the first weight is uploaded, so that a bad folder costs a second and not a load.
+//! Nothing is copied on opening; a tensor is a slice of a mapped file until someone converts it. [`ModelFolder::check`]
+//! looks at every name, shape and type before the first weight is uploaded, so that a bad folder costs a second and not
+//! a load.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Component, Path, PathBuf};
@@ -83,8 +84,8 @@ impl ModelFolder {
         }
     }
 
-    /// That every tensor of the model is there with the right shape and type. Others (rotary_emb.inv_freq of old files, the
-    /// output layer of a tied model) are ignored, as transformers does.
+    /// That every tensor of the model is there with the right shape and type. Others (rotary_emb.inv_freq of old files,
+    /// the output layer of a tied model) are ignored, as transformers does.
     pub fn check(&self) -> Result<()> {
         expected(&self.config).iter().try_for_each(|(name, shape)| self.tensor(name, shape).map(drop))
     }

@@ -1,7 +1,8 @@
-//! The state of a run, from which it continues as if it had not stopped: counters, and the fp32 masters with both moments of AdamW.
+//! The state of a run, from which it continues as if it had not stopped: counters, and the fp32 masters with both
+//! moments of AdamW.
 //!
-//! It is one file. Counters of one step beside tensors of another would resume without complaint and be wrong, and two files
-//! cannot be replaced in one instant; so the counters travel as a note in the header of run_state.safetensors.
+//! It is one file. Counters of one step beside tensors of another would resume without complaint and be wrong, and two
+//! files cannot be replaced in one instant; so the counters travel as a note in the header of run_state.safetensors.
 
 use std::path::Path;
 
@@ -40,7 +41,8 @@ pub struct RunState {
 const FILE: &str = "run_state.safetensors";
 const NOTE: &str = "run_state";
 
-/// Writes the state to `dir` (made if needed), reads it back and compares; only then does it take the place of an older one.
+/// Writes the state to `dir` (made if needed), reads it back and compares; only then does it take the place of an older
+/// one.
 pub fn save_run_state(dir: &Path, state: &RunState) -> Result<Saved> {
     if let Some(loss) = state.best_loss.filter(|loss| !loss.is_finite()) {
         return Err(Error::NotFinite(format!("the best validation loss is {loss}; the state of the run is not saved")));

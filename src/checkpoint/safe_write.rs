@@ -1,8 +1,8 @@
 //! Saving so that an interruption at any instant, or a full disk, leaves either the old files or the new ones.
 //!
-//! The rule: write under another name on the same disk, flush, read back and compare, and only then rename, which a file system does
-//! entirely or not at all. [`save_files`] replaces a few files of a folder, the one that makes them look finished last;
-//! [`save_folder`] replaces a whole folder, for things that must be of the same step.
+//! The rule: write under another name on the same disk, flush, read back and compare, and only then rename, which a
+//! file system does entirely or not at all. [`save_files`] replaces a few files of a folder, the one that makes them
+//! look finished last; [`save_folder`] replaces a whole folder, for things that must be of the same step.
 
 use std::fs::{self, File};
 use std::io;
@@ -31,8 +31,8 @@ const RUN_FILES: [&str; 8] = [
     "report.html",
 ];
 
-/// Lets `write` make the files `names` in an empty folder beside their place and check them there, then renames them into `dir` in
-/// the order given. The last name is the one without which the others are not looked at.
+/// Lets `write` make the files `names` in an empty folder beside their place and check them there, then renames them
+/// into `dir` in the order given. The last name is the one without which the others are not looked at.
 pub fn save_files<T>(dir: &Path, names: &[&str], write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     fs::create_dir_all(dir).map_err(Error::io(dir))?;
     let staging = Staging::new(dir.join(format!(".{}.saving.tmp", names[0])))?;
@@ -45,8 +45,9 @@ pub fn save_files<T>(dir: &Path, names: &[&str], write: impl FnOnce(&Path) -> Re
     Ok(done)
 }
 
-/// Lets `write` fill an empty folder beside `dir`, then puts it in the place of `dir`. A file system cannot swap two folders in one
-/// step everywhere, so an older `dir` first steps aside; [`last_good`] finds it there if the machine stops in between.
+/// Lets `write` fill an empty folder beside `dir`, then puts it in the place of `dir`. A file system cannot swap two
+/// folders in one step everywhere, so an older `dir` first steps aside; [`last_good`] finds it there if the machine
+/// stops in between.
 pub fn save_folder<T>(dir: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     let (parent, staging, previous) = siblings(dir)?;
     fs::create_dir_all(parent).map_err(Error::io(parent))?;
@@ -76,8 +77,8 @@ pub fn last_good(dir: &Path) -> Result<PathBuf> {
     Ok(if !dir.exists() && previous.exists() { previous } else { dir.to_path_buf() })
 }
 
-/// Makes `dir` the output folder of a new run: refused if it already holds one, unless `overwrite`, which removes that run's files
-/// so that nothing of it can be taken for part of the new one.
+/// Makes `dir` the output folder of a new run: refused if it already holds one, unless `overwrite`, which removes that
+/// run's files so that nothing of it can be taken for part of the new one.
 pub fn claim_output(dir: &Path, overwrite: bool) -> Result<()> {
     if dir.exists() && !dir.is_dir() {
         bail_input!("{}: the output must be a folder, but this is a file", dir.display());

@@ -1,7 +1,7 @@
 //! One safetensors file: mapped for reading, and written so that what lies on the disk is known to be what was meant.
 //!
-//! The safetensors crate reads and checks the header (offsets, sizes, overflow); this file turns its faults into sentences and
-//! streams tensors out without a second copy of them in memory.
+//! The safetensors crate reads and checks the header (offsets, sizes, overflow); this file turns its faults into
+//! sentences and streams tensors out without a second copy of them in memory.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -98,10 +98,11 @@ impl TensorFile {
 #[allow(unsafe_code)]
 fn map_file(path: &Path) -> Result<Mmap> {
     let file = File::open(path).map_err(Error::io(path))?;
-    // SAFETY: the map is read-only and the bytes are only ever read as numbers, for which every bit pattern is valid, or by the
-    // checked header parser, so no content can break an invariant. What remains is that another process changes or shortens
-    // the file while it is mapped. This program never does: it replaces files by rename, which leaves a mapped one as it was.
-    // For a model folder it is the user's promise, as in every loader that maps; breaking it stops the process with SIGBUS.
+    // SAFETY: the map is read-only and the bytes are only ever read as numbers, for which every bit pattern is valid,
+    // or by the checked header parser, so no content can break an invariant. What remains is that another process
+    // changes or shortens the file while it is mapped. This program never does: it replaces files by rename, which
+    // leaves a mapped one as it was. For a model folder it is the user's promise, as in every loader that maps;
+    // breaking it stops the process with SIGBUS.
     unsafe { Mmap::map(&file) }.map_err(Error::io(path))
 }
 
@@ -134,9 +135,9 @@ fn describe(fault: &SafeTensorError, bytes: &[u8]) -> String {
     }
 }
 
-/// Writes `tensors` as F32 to the new file `path` with one note in the header, flushes it to the disk, reads it back, compares
-/// every value bit for bit, and returns the file's SHA-256. The order of the tensors does not matter, and there is only one note
-/// because the header's order of several is arbitrary: equal tensors give equal bytes.
+/// Writes `tensors` as F32 to the new file `path` with one note in the header, flushes it to the disk, reads it back,
+/// compares every value bit for bit, and returns the file's SHA-256. The order of the tensors does not matter, and
+/// there is only one note because the header's order of several is arbitrary: equal tensors give equal bytes.
 pub(super) fn write_tensors(path: &Path, tensors: &[NamedTensor], note: (&str, &str)) -> Result<String> {
     let mut sorted: Vec<&NamedTensor> = tensors.iter().collect();
     sorted.sort_by(|a, b| a.name.cmp(&b.name));

@@ -262,6 +262,12 @@ mod tests {
     }
 
     #[test]
+    fn a_row_of_exactly_the_limit_fits() {
+        assert_eq!(run(&[record("1", "One. Two.")], 89, OverLong::Error).unwrap().0[0].ids.len(), 89);
+        assert!(run(&[record("1", "One. Two.")], 88, OverLong::Error).is_err());
+    }
+
+    #[test]
     fn a_dropped_row_is_counted_and_named() {
         let records = [record("1", "One."), record("long", &"Word. ".repeat(50)), record("3", "Two.")];
         let (rows, dropped) = run(&records, 200, OverLong::Drop).unwrap();

@@ -95,7 +95,7 @@ impl Buffer {
         memory.count(name, rounded);
         drop(memory);
         #[cfg(feature = "checked")]
-        super::checked::register(device.kind(), address, n_bytes);
+        super::checked::register(device.kind(), address, n_bytes, name);
         Ok(Arc::new(Buffer { device: device.clone(), name: name.to_string(), address, n_bytes }))
     }
 }

@@ -4,6 +4,8 @@
 //! again, since mapping fresh pages costs more than most kernels here. Work runs in the order it was launched.
 #![allow(unsafe_code)]
 
+#[cfg(feature = "checked")]
+mod checked;
 mod cuda;
 mod memory;
 mod tensor;
@@ -47,9 +49,8 @@ struct Inner {
 impl Device {
     /// The CPU device.
     pub fn cpu(compute: Compute) -> Result<Device> {
-        #[cfg(target_arch = "x86_64")]
-        if !(is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")) {
-            bail_input!("the CPU device needs AVX2 and FMA, which this processor lacks; use a GPU or another machine");
+        if !crate::ffi::cpu_is_new_enough() {
+            bail_input!("the CPU device needs AVX2, FMA and BMI2 (x86-64-v3), which this processor lacks; use a GPU or another machine");
         }
         Ok(Device::new(Kind::Cpu(compute)))
     }

@@ -1,10 +1,7 @@
-//! How good a model is.
-
-mod evaluate;
-
-pub use evaluate::{Evaluate, Evaluation};
 //! How good a model is: measures over its answers.
 
+mod evaluate;
 pub mod metrics;
 
+pub use evaluate::{Evaluate, Evaluation};
 pub use metrics::Confusion;

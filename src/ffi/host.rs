@@ -43,3 +43,57 @@ pub fn set_threads<T: Send>(n: usize, work: impl FnOnce() -> T + Send) -> T {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(n).stack_size(16 << 20).build();
     pool.expect("the system gives out threads").install(work)
 }
+
+/// Whether this processor has the instructions that the host's kernels were compiled for.
+pub(crate) fn cpu_is_new_enough() -> bool {
+    unsafe extern "C" {
+        safe fn lc_host_cpu_ok() -> i32;
+    }
+    lc_host_cpu_ok() != 0
+}
+
+/// What the checked machine said about the launches of this thread since the last call.
+pub(super) fn take_report() -> String {
+    #[cfg(feature = "checked")]
+    return checked::take_report();
+    #[cfg(not(feature = "checked"))]
+    return String::new();
+}
+
+#[cfg(feature = "checked")]
+mod checked {
+    use std::ffi::{c_char, c_void};
+    use std::path::Path;
+
+    pub(super) fn take_report() -> String {
+        unsafe extern "C" {
+            fn lc_check_take_report(text: *mut u8, n_bytes: usize) -> usize;
+        }
+        let mut text = vec![0; 1 << 16];
+        // SAFETY: it writes at most the length given.
+        let n = unsafe { lc_check_take_report(text.as_mut_ptr(), text.len()) };
+        String::from_utf8_lossy(&text[..n]).trim_end().to_string()
+    }
+
+    /// Writes "file:line" of the instruction before `pc` as a C string: the innermost line of a kernel file among those
+    /// it was inlined through.
+    #[unsafe(no_mangle)]
+    extern "C" fn lc_host_locate(pc: *mut c_void, text: *mut c_char, n_bytes: usize) -> usize {
+        let mut lines: Vec<String> = Vec::new();
+        backtrace::resolve(pc.wrapping_byte_sub(1), |symbol| {
+            if let (Some(file), Some(line)) = (symbol.filename(), symbol.lineno()) {
+                let file = file.strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap_or(file);
+                lines.push(format!("{}:{line}", file.display()));
+            }
+        });
+        let in_kernel = lines.iter().find(|line| line.contains(".cu:"));
+        let place = in_kernel.or(lines.first()).map_or("an unknown line", String::as_str);
+        let n = place.len().min(n_bytes - 1);
+        // SAFETY: the machine passes a buffer of n_bytes, at least one.
+        unsafe {
+            std::ptr::copy_nonoverlapping(place.as_ptr(), text.cast(), n);
+            *text.add(n) = 0;
+        }
+        n
+    }
+}

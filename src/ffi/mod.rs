@@ -9,6 +9,7 @@ use crate::{Error, Result};
 use std::ffi::CStr;
 
 mod host;
+pub(crate) use host::cpu_is_new_enough;
 pub use host::set_threads;
 
 /// What bindgen and build.rs wrote; the documentation of each item is its header in `kernels/`.
@@ -65,7 +66,7 @@ pub fn launch<A>(device: &Device, launcher: &Launcher<A>, args: &A, tensors: &[&
         LC_MISALIGNED => format!("needs 16-byte aligned tensors: {place}"),
         LC_UNSUPPORTED => format!("there is no kernel for this case: it needs {place}"),
         LC_CUDA => format!("CUDA error {} at {place}", status.detail),
-        LC_CHECK => format!("the checked CPU device found {} faults in {place}; they are listed above", status.detail),
+        LC_CHECK => format!("the checked CPU device found {} faults\n{}", status.detail, host::take_report()),
         other => format!("status {other} at {place}"),
     };
     Err(Error::Kernel { op: launcher.name, message, tensors: describe() })

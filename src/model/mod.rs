@@ -1,13 +1,17 @@
 //! The model, composed of operations: Llama's decoder on a frozen base with LoRA, and the ECI head.
 
+mod adapter;
 mod batch;
 mod eci;
 mod llama;
 mod load;
 mod params;
+mod plan;
 
+pub use adapter::{adapter_tensors, head_tensors, put_adapter, unpad};
 pub use batch::Batch;
 pub use eci::{EciHead, EciPlan};
 pub use llama::{Llama, RunOptions};
-pub use load::{LoraSpec, Quantise, load};
+pub use load::{LoraSpec, Quantise, linear_shape, load};
+pub use plan::Plan;
 pub use params::{Group, Init, ParamIndex, Params, ParamsBuilder};

@@ -15,7 +15,7 @@ use crate::{Error, Result};
 /// Up to this many tokens NF4 is decoded inside the product, above into a dense scratch first. On the CPU device measured
 /// (`cargo bench`); on a GPU set between bitsandbytes' published crossings, which start at 64 for a tensor-core kernel, and
 /// eight, the tokens that ours makes per read of the weight.
-const FEW_TOKENS_CPU: usize = 4;
+const FEW_TOKENS_CPU: usize = 8;
 const FEW_TOKENS_CUDA: usize = 16;
 
 /// LoRA's rank is padded with zeros to a multiple of this, one tensor-core step. Zeros stay zeros: the gradients of padded

@@ -40,13 +40,8 @@ pub fn matmul(layout: Layout, segments: &[(&Tensor, &Tensor)], y: &Tensor, alpha
         };
         a.expect("matmul a", device.act(), &a_shape)?;
         b.expect("matmul b", device.act(), &b_shape)?;
-        *slot = lc_matmul_segment {
-            a: a.ptr(),
-            b: b.ptr(),
-            lda: a_shape[1] as i32,
-            ldb: b_shape[1] as i32,
-            K: k as i32,
-        };
+        *slot =
+            lc_matmul_segment { a: a.ptr(), b: b.ptr(), lda: a_shape[1] as i32, ldb: b_shape[1] as i32, K: k as i32 };
     }
     let in_fp32 = y.dtype() != device.act();
     let args = lc_matmul_args {

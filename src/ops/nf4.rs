@@ -27,7 +27,8 @@ pub fn nested_map() -> [f32; 256] {
     for decade in 0..7 {
         let n = 1 << decade;
         let step = (1.0 - 0.1) / n as f32;
-        let grid = |i: i32| if i < (n + 1) / 2 { step.mul_add(i as f32, 0.1) } else { (-step).mul_add((n - i) as f32, 1.0) };
+        let grid =
+            |i: i32| if i < (n + 1) / 2 { step.mul_add(i as f32, 0.1) } else { (-step).mul_add((n - i) as f32, 1.0) };
         let scale = 10f64.powi(decade - 6) as f32;
         for i in 0..n {
             let value = scale * ((grid(i) + grid(i + 1)) / 2.0);

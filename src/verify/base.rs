@@ -1,11 +1,11 @@
 //! Logits, loss, LoRA gradients and five optimiser steps on the dense base and on both NF4 bases.
 
-use super::case::{Case, Padded, Tensors, unpad};
+use super::case::{Case, Padded, Tensors};
 use super::{Check, Line, relative};
 use crate::Result;
 use crate::device::{Device, Tensor};
 use crate::generate::logits;
-use crate::model::RunOptions;
+use crate::model::{RunOptions, unpad};
 use crate::tape::Tape;
 use crate::train::{LossWeights, Trainer};
 

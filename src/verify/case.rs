@@ -3,7 +3,7 @@
 use crate::checkpoint::{LINEARS, ModelFolder, load_adapter, lora_key, LoraMatrix};
 use crate::checkpoint::{AdapterConfig, NamedTensor};
 use crate::device::Device;
-use crate::model::{Batch, EciHead, Group, LoraSpec, Params, ParamsBuilder, Quantise, load};
+use crate::model::{Batch, EciHead, LoraSpec, ParamsBuilder, Quantise, load, put_adapter};
 use crate::ops::sequences::SequenceLayout;
 use crate::train::{AdamW, LossWeights, Trainer};
 use crate::{Error, Result, bail_input};
@@ -196,8 +196,8 @@ impl Case {
         let lora = LoraSpec { rank: config.r, scale: config.scale(), targets: config.targets.clone() };
         let (model, params, plan) = load(device, &folder, quantise, Some(&lora), 0, head)?;
         let head = plan.map(|p| EciHead::new(p, &params)).transpose()?;
-        let mut trainer = Trainer::new(model, params, head, weights, AdamW::default());
-        put_adapter(&mut trainer.params, &lora, tensors)?;
+        let trainer = Trainer::new(model, params, head, weights, AdamW::default());
+        put_adapter(&trainer.params, lora.rank, tensors)?;
         Ok(trainer)
     }
 
@@ -215,37 +215,4 @@ impl Case {
         }
         names
     }
-}
-
-/// Puts an adapter's matrices into the padded masters.
-pub fn put_adapter(params: &mut Params, spec: &LoraSpec, tensors: &[NamedTensor]) -> Result<()> {
-    let mut masters = params.state.master.read_f32()?;
-    for (param, group, range) in params.iter().filter(|(_, g, _)| *g == Group::Lora) {
-        debug_assert_eq!(group, Group::Lora);
-        let short = format!("base_model.model.{}.weight", param.name);
-        let Some(tensor) = tensors.iter().find(|t| t.name == short) else { bail_input!("the adapter has no {short}") };
-        let stored = param.value.shape();
-        let (rows, cols) = (tensor.shape[0], tensor.shape[1]);
-        let fits = if param.name.ends_with("lora_A") {
-            rows == spec.rank && cols == stored[1]
-        } else {
-            rows == stored[0] && cols == spec.rank
-        };
-        if !fits {
-            bail_input!("{short}: the adapter has {:?}, the base with rank {} needs {stored:?}", tensor.shape, spec.rank);
-        }
-        for r in 0..rows {
-            let at = range.start + r * stored[1];
-            masters[at..at + cols].copy_from_slice(&tensor.values[r * cols..(r + 1) * cols]);
-        }
-    }
-    params.write_masters(&masters)
-}
-
-/// The part of a padded matrix that exists: the first `rank` rows of A, columns of B.
-pub fn unpad(name: &str, shape: &[usize], values: &[f32], rank: usize) -> Vec<f32> {
-    if name.ends_with("lora_A") {
-        return values[..rank * shape[1]].to_vec();
-    }
-    values.chunks(shape[1]).flat_map(|row| row[..rank].to_vec()).collect()
 }

@@ -2,6 +2,7 @@
 
 mod activation;
 mod adamw;
+mod attention;
 mod cross_entropy;
 mod dense;
 mod eci_pool;
@@ -9,10 +10,15 @@ mod embedding;
 mod grad_norm;
 mod lm_loss;
 mod rms_norm;
+mod rotary;
 mod rows;
 mod softmax_ce;
 mod swiglu;
 mod token_pool;
 mod attention;
+mod dropout;
+mod linear;
+mod matmul;
+mod nf4;
 mod rms_norm;
 mod rotary;

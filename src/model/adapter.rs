@@ -1,0 +1,61 @@
+//! LoRA matrices between the padded flat masters and a PEFT adapter's tensors.
+
+use crate::checkpoint::NamedTensor;
+use crate::model::{Group, Params};
+use crate::{Result, bail_input};
+
+/// PEFT's key of a parameter of ours.
+fn key(name: &str) -> String {
+    format!("base_model.model.{name}.weight")
+}
+
+/// Every LoRA matrix without its padding, named as PEFT names it.
+pub fn adapter_tensors(params: &Params, rank: usize) -> Result<Vec<NamedTensor>> {
+    let masters = params.state.master.read_f32()?;
+    let tensors = params.iter().filter(|(_, group, _)| *group == Group::Lora).map(|(param, _, range)| {
+        let stored = param.value.shape();
+        let values = unpad(&param.name, stored, &masters[range], rank);
+        let shape = if param.name.ends_with("lora_A") { vec![rank, stored[1]] } else { vec![stored[0], rank] };
+        NamedTensor { name: key(&param.name), shape, values }
+    });
+    Ok(tensors.collect())
+}
+
+/// The head's tensors, fp32, named as in eci_head.safetensors.
+pub fn head_tensors(params: &Params) -> Result<Vec<NamedTensor>> {
+    let masters = params.state.master.read_f32()?;
+    let tensors = params.iter().filter(|(_, group, _)| *group == Group::Head).map(|(param, _, range)| NamedTensor {
+        name: param.name.trim_start_matches("head.").into(),
+        shape: param.value.shape().to_vec(),
+        values: masters[range].to_vec(),
+    });
+    Ok(tensors.collect())
+}
+
+/// Puts an adapter's matrices into the padded masters.
+pub fn put_adapter(params: &Params, rank: usize, tensors: &[NamedTensor]) -> Result<()> {
+    let mut masters = params.state.master.read_f32()?;
+    for (param, _, range) in params.iter().filter(|(_, group, _)| *group == Group::Lora) {
+        let name = key(&param.name);
+        let Some(tensor) = tensors.iter().find(|t| t.name == name) else { bail_input!("the adapter has no {name}") };
+        let stored = param.value.shape();
+        let wanted = if param.name.ends_with("lora_A") { [rank, stored[1]] } else { [stored[0], rank] };
+        if tensor.shape != wanted {
+            bail_input!("{name}: the adapter has {:?}, the base with rank {rank} needs {wanted:?}", tensor.shape);
+        }
+        let [rows, cols] = wanted;
+        for r in 0..rows {
+            let at = range.start + r * stored[1];
+            masters[at..at + cols].copy_from_slice(&tensor.values[r * cols..(r + 1) * cols]);
+        }
+    }
+    params.write_masters(&masters)
+}
+
+/// The part of a padded matrix that exists: the first `rank` rows of A, columns of B.
+pub fn unpad(name: &str, shape: &[usize], values: &[f32], rank: usize) -> Vec<f32> {
+    if name.ends_with("lora_A") {
+        return values[..rank * shape[1]].to_vec();
+    }
+    values.chunks(shape[1]).flat_map(|row| row[..rank].to_vec()).collect()
+}

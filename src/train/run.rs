@@ -1,0 +1,349 @@
+//! A fine-tune from its configuration to its report.
+
+use crate::bytes;
+use crate::checkpoint::{ModelFolder, claim_output, last_good};
+use crate::cli::options::{ComputeType, Recompute};
+use crate::cli::{RunConfig, Start, finetune::CONFIG_FILE};
+use crate::data::{MicroBatch, efficiency, pack};
+use crate::device::{Compute, DType, Device};
+use crate::eval::{Confusion, Evaluate, Evaluation};
+use crate::model::{Batch, Plan, RunOptions};
+use crate::ops::dropout::Dropout;
+use crate::ops::matmul::{Layout, matmul};
+use crate::report::{Page, Report};
+use crate::tape::Write;
+use crate::train::early_stop::Verdict;
+use crate::train::log::Validation;
+use crate::train::prepare::{self, Data};
+use crate::train::progress::Mode;
+use crate::train::save::{TEMPLATE_FILE, restore_state, save_result, save_state};
+use crate::train::{EarlyStop, Interrupt, Log, Progress, Schedule, StepLog, Trainer};
+use crate::{Error, Result};
+use std::path::Path;
+use std::time::Instant;
+
+/// Runs a fine-tune, or goes on with one, and says what came of it on stdout.
+pub fn finetune(start: &Start) -> Result<()> {
+    let config = &start.config;
+    let compute = match config.machine.compute {
+        ComputeType::Bf16 => Compute::Bf16,
+        ComputeType::Fp32 => Compute::Fp32,
+    };
+    let dir = config.output.dir.as_path();
+    let model_config = crate::checkpoint::LlamaConfig::load(&config.model.path)?;
+    model_config.supported()?;
+    if start.plan {
+        let act = if compute == Compute::Fp32 { 4 } else { 2 };
+        let head = prepare::head(config, &model_config, &planned_classes(config))?;
+        println!("{}", plan(config, &model_config, head.as_ref(), act).table());
+        return Ok(());
+    }
+    let device = Device::open(&config.machine.device, compute)?;
+    let folder = ModelFolder::open(&config.model.path)?;
+    let data = Data::prepare(config, &model_config, start.quiet)?;
+    if !start.resume {
+        claim_output(dir, start.overwrite)?;
+    }
+    let trainer = prepare::trainer(config, &device, &folder, &data.classes)?;
+    let act = device.act().bytes();
+    let plan = plan(config, &model_config, trainer.head.as_ref().map(|h| &h.config), act);
+    let mut run = Run { start, config, dir, device, data, trainer, plan, clock: Instant::now(), ceiling: 0.0 };
+    run.introduce()?;
+    run.go()
+}
+
+/// The classes a plan is made for before the rows are read.
+fn planned_classes(config: &RunConfig) -> Vec<String> {
+    let named = &config.data.labels;
+    if named.is_empty() { ["yes", "no", "maybe"].map(String::from).to_vec() } else { named.clone() }
+}
+
+fn plan(
+    config: &RunConfig,
+    model: &crate::checkpoint::LlamaConfig,
+    head: Option<&crate::checkpoint::EciConfig>,
+    act: usize,
+) -> Plan {
+    let recompute = config.machine.recompute == Recompute::Always;
+    Plan::new(model, prepare::quantise(config), &prepare::lora(config), head, config.train.tokens, act, recompute)
+}
+
+struct Run<'a> {
+    start: &'a Start,
+    config: &'a RunConfig,
+    dir: &'a Path,
+    device: Device,
+    data: Data,
+    trainer: Trainer,
+    plan: Plan,
+    clock: Instant,
+    /// Operations a second that this device's own matrix product reaches.
+    ceiling: f64,
+}
+
+/// What stands in the report of one evaluation of the test rows.
+#[derive(Default)]
+struct Scores {
+    evaluation: Evaluation,
+    head: Option<Confusion>,
+    text: Option<Confusion>,
+}
+
+impl Run<'_> {
+    fn introduce(&mut self) -> Result<()> {
+        self.ceiling = measure_ceiling(&self.device)?;
+        if !self.start.resume {
+            let settings = self.config.to_toml()?;
+            std::fs::write(self.dir.join(CONFIG_FILE), settings).map_err(Error::io(self.dir))?;
+            let template = self.dir.join(TEMPLATE_FILE);
+            std::fs::write(&template, self.data.template.source()).map_err(Error::io(&template))?;
+        }
+        for note in &self.data.notes {
+            println!("note: {note}");
+        }
+        let (d, c) = (&self.data, self.config);
+        if !self.start.quiet {
+            println!(
+                "{} on {}: {} train, {} validation, {} test rows; {} trainable numbers, seed {}",
+                c.model.path.display(),
+                self.device.name(),
+                d.train.len(),
+                d.validation.len(),
+                d.test.len(),
+                self.trainer.params.n_elems(),
+                c.train.seed
+            );
+            println!("{}", self.plan.table());
+            let batches = pack(&d.train, c.train.tokens, c.train.seed, 0)?;
+            println!(
+                "{} micro-batches an epoch of at most {} tokens, {:.1} % full; matrix product {:.1} GFLOP/s",
+                batches.len(),
+                c.train.tokens,
+                100.0 * efficiency(&batches, c.train.tokens),
+                self.ceiling / 1e9
+            );
+        }
+        Ok(())
+    }
+
+    fn go(&mut self) -> Result<()> {
+        let interrupt = Interrupt::install()?;
+        let before = if self.start.resume { Scores::default() } else { self.test("before")? };
+        let Some((steps, seconds)) = self.train(&interrupt)? else { return Ok(()) };
+        let sha256 = save_result(self.config, &self.trainer, self.dir)?;
+        let after = self.test("after")?;
+        self.report(&before, &after, &steps, seconds, sha256)
+    }
+
+    /// Trains to the end; none where Ctrl-C came first and everything is saved for later.
+    fn train(&mut self, interrupt: &Interrupt) -> Result<Option<(Vec<StepLog>, f64)>> {
+        let c = &self.config.train;
+        let per_epoch = self.micro_batches(0)?.len().div_ceil(c.accumulate);
+        let total = c.total_steps(per_epoch);
+        let schedule = Schedule::new(c.schedule, total, c.warmup, c.min_ratio);
+        let mut stop = EarlyStop::new(c.patience);
+        let mut best: Option<Vec<f32>> = None;
+        let (mut log, mut steps) = if self.start.resume {
+            restore_state(self.config, &mut self.trainer, &last_good(self.dir)?)?;
+            let (log, steps) = Log::resume(self.dir, self.trainer.step)?;
+            stop.replay(steps.iter().filter_map(|s| Some((s.step, s.validation.as_ref()?.joint_loss))));
+            (log, steps)
+        } else {
+            (Log::create(self.dir)?, Vec::new())
+        };
+        let mut progress = Progress::new(Mode::choose(self.start.quiet, total), total, self.trainer.step);
+        let clock = Instant::now();
+        let mut epoch = (usize::MAX, Vec::new());
+        while self.trainer.step < total {
+            let step = self.trainer.step;
+            if epoch.0 != step / per_epoch {
+                epoch = (step / per_epoch, self.micro_batches((step / per_epoch) as u64)?);
+            }
+            let first = step % per_epoch * c.accumulate;
+            let micro = &epoch.1[first..(first + c.accumulate).min(epoch.1.len())];
+            let mut line = self.step(micro, schedule.ratio(step + 1))?;
+            line.epoch = (step + 1) as f64 / per_epoch as f64;
+            let done = self.trainer.step;
+            let due = |every: usize| (every > 0 && done.is_multiple_of(every)) || done == total;
+            let mut verdict = Verdict::Wait;
+            if due(self.config.eval.every) && !self.data.validation.is_empty() {
+                let validation = self.validate()?;
+                verdict = stop.judge(done, validation.joint_loss);
+                line.validation = Some(validation);
+            }
+            progress.step(&line);
+            log.write(&line)?;
+            steps.push(line);
+            if verdict == Verdict::Best && c.patience > 0 {
+                best = Some(self.trainer.params.state.master.read_f32()?);
+            }
+            if due(self.config.output.save_every) || interrupt.requested() {
+                save_state(self.config, &self.trainer, self.dir)?;
+                save_result(self.config, &self.trainer, self.dir)?;
+            }
+            if interrupt.requested() && done < total {
+                progress.finish();
+                println!("{}", Interrupt::farewell(self.dir, done, total));
+                return Ok(None);
+            }
+            if verdict == Verdict::Stop {
+                break;
+            }
+        }
+        progress.finish();
+        if let (Some(masters), Some((loss, step))) = (best, stop.best()) {
+            println!("the best validation loss, {loss:.4}, was at step {step}: its weights are kept");
+            self.trainer.params.write_masters(&masters)?;
+        }
+        Ok(Some((steps, clock.elapsed().as_secs_f64())))
+    }
+
+    fn micro_batches(&self, epoch: u64) -> Result<Vec<MicroBatch>> {
+        pack(&self.data.train, self.config.train.tokens, self.config.train.seed, epoch)
+    }
+
+    fn step(&mut self, micro: &[MicroBatch], ratio: f64) -> Result<StepLog> {
+        let c = self.config;
+        let clock = Instant::now();
+        let batches = micro.iter().map(|m| Batch::new(&self.device, m)).collect::<Result<Vec<_>>>()?;
+        let tokens: usize = batches.iter().map(|b| b.ids.len()).sum();
+        let dropout = (c.lora.dropout > 0.0).then(|| Dropout {
+            p: c.lora.dropout as f32,
+            seed: c.train.seed,
+            step: (self.trainer.step * c.train.accumulate) as u32,
+            tensor: 0,
+        });
+        let options = RunOptions { recompute: c.machine.recompute == Recompute::Always, dropout };
+        let rows = || micro.iter().flat_map(|m| &m.rows).map(|&r| self.data.train[r].id.clone()).collect::<Vec<_>>();
+        let named = |e: Error| match e {
+            Error::NotFinite(text) => Error::NotFinite(format!("{text} (rows {})", rows().join(", "))),
+            other => other,
+        };
+        let losses = self.trainer.gradients(&batches, &options).map_err(named)?;
+        let (lr, head_lr) = (c.train.lr * ratio, c.train.head_lr * ratio);
+        let grad_norm = self.trainer.update(lr, head_lr).map_err(named)?;
+        self.device.synchronize()?;
+        let seconds = clock.elapsed().as_secs_f64();
+        let flops = tokens as f64 * self.plan.flops_per_token();
+        Ok(StepLog {
+            step: self.trainer.step,
+            epoch: 0.0,
+            lm_loss: losses.lm,
+            ce_loss: self.trainer.head.as_ref().map(|_| losses.ce),
+            joint_loss: losses.joint,
+            lr,
+            head_lr,
+            grad_norm,
+            tokens,
+            tokens_per_second: tokens as f64 / seconds,
+            ceiling_fraction: (self.ceiling > 0.0).then(|| flops / seconds / self.ceiling),
+            peak_device_bytes: self.device.memory_use().peak_bytes,
+            seconds,
+            validation: None,
+        })
+    }
+
+    fn validate(&self) -> Result<Validation> {
+        let micro = pack(&self.data.validation, self.config.train.tokens, 0, 0)?;
+        let batches = micro.iter().map(|m| Batch::new(&self.device, m)).collect::<Result<Vec<_>>>()?;
+        let losses = self.trainer.losses(&batches)?;
+        let head = self.trainer.head.is_some();
+        Ok(Validation {
+            lm_loss: losses.lm,
+            ce_loss: head.then_some(losses.ce),
+            joint_loss: losses.joint,
+            eci_accuracy: head.then(|| losses.n_right as f64 / losses.n_labelled.max(1) as f64),
+        })
+    }
+
+    fn test(&self, when: &str) -> Result<Scores> {
+        if self.data.test.is_empty() {
+            return Ok(Scores::default());
+        }
+        let evaluate = Evaluate {
+            classes: &self.data.classes,
+            max_tokens: self.config.train.tokens,
+            max_new: if self.data.classes.is_empty() { 0 } else { self.config.eval.new_tokens },
+        };
+        if !self.start.quiet {
+            println!("testing {when} training: {} rows", self.data.test.len());
+        }
+        let evaluation = evaluate.run(&self.trainer, &self.data.test, &self.data.tokenizer, |_| ())?;
+        let confusion = |said: Vec<Option<usize>>| {
+            (!said.is_empty()).then(|| {
+                let mut confusion = Confusion::new(&self.data.classes);
+                evaluation.labels.iter().zip(said).for_each(|(&right, said)| confusion.count(right, said));
+                confusion
+            })
+        };
+        let head = confusion(evaluation.head.iter().map(|&h| Some(h)).collect());
+        let text = confusion(evaluation.text.clone());
+        Ok(Scores { evaluation, head, text })
+    }
+
+    fn report(
+        &self,
+        before: &Scores,
+        after: &Scores,
+        steps: &[StepLog],
+        seconds: f64,
+        sha256: String,
+    ) -> Result<()> {
+        let memory = self.device.memory_use();
+        let trained: f64 = steps.iter().map(|s| s.seconds).sum();
+        let tokens: usize = steps.iter().map(|s| s.tokens).sum();
+        let mut report = Report {
+            device: self.device.name(),
+            model: self.config.model.path.display().to_string(),
+            seconds: self.clock.elapsed().as_secs_f64().max(seconds),
+            tokens_per_second: tokens as f64 / trained.max(1e-9),
+            peak_device_bytes: memory.peak_bytes,
+            adapter_sha256: sha256,
+            ..Report::default()
+        };
+        report.data.train = self.data.train.len();
+        report.data.test = self.data.test.len();
+        let tested = !self.data.test.is_empty();
+        let was_tested = tested && !self.start.resume;
+        report.lm.loss_before = was_tested.then_some(before.evaluation.lm_loss);
+        report.lm.loss_after = tested.then_some(after.evaluation.lm_loss);
+        let accuracy = |c: &Option<Confusion>| c.as_ref().and_then(Confusion::accuracy);
+        (report.text.accuracy_before, report.text.accuracy_after) = (accuracy(&before.text), accuracy(&after.text));
+        (report.eci.accuracy_before, report.eci.accuracy_after) = (accuracy(&before.head), accuracy(&after.head));
+        report.eci.macro_f1_after = after.head.as_ref().and_then(Confusion::macro_f1);
+        report.eci.majority = after.head.as_ref().or(after.text.as_ref()).and_then(Confusion::majority);
+        report.write(self.dir)?;
+        let at_peak: Vec<(String, usize)> = memory.at_peak.into_iter().collect();
+        let title = self.dir.display().to_string();
+        let settings = self.config.settings()?;
+        let page = Page {
+            title: &title,
+            report: &report,
+            steps,
+            eci: after.head.as_ref(),
+            text: after.text.as_ref(),
+            memory: &at_peak,
+            settings: &settings,
+        };
+        page.write(self.dir)?;
+        println!("{}", report.table());
+        println!("{}", report.closing(self.dir));
+        println!("planned {}, measured {}", bytes::readable(self.plan.total()), bytes::readable(memory.peak_bytes));
+        Ok(())
+    }
+}
+
+/// Operations a second of this engine's own matrix product at a size that fills the device: what a step is compared with.
+fn measure_ceiling(device: &Device) -> Result<f64> {
+    let n = if device.is_cuda() { 8192 } else { 512 };
+    let zeros = || device.zeros("ceiling", device.act(), &[n, n]);
+    let (a, b, y) = (zeros()?, zeros()?, device.empty("ceiling", DType::F32, &[n, n])?);
+    let mut best = f64::INFINITY;
+    for _ in 0..3 {
+        let clock = Instant::now();
+        matmul(Layout::NT, &[(&a, &b)], &y, 1.0, Write::Set)?;
+        device.synchronize()?;
+        best = best.min(clock.elapsed().as_secs_f64());
+    }
+    Ok(2.0 * (n as f64).powi(3) / best)
+}
