@@ -9,7 +9,8 @@ pub fn run(bench: &mut Bench) {
     for (t, f) in [(512, 352), (512, 2816), (2048, 13824)] {
         let tensor = || device.upload("x", device.act(), &[t, f], &vec![0.5; t * f]).unwrap();
         let (gate, up, dy) = (tensor(), tensor(), tensor());
-        let work = |accesses: usize| Work { bytes: (accesses * t * f * device.act().bytes()) as f64, ..Work::default() };
+        let work =
+            |accesses: usize| Work { bytes: (accesses * t * f * device.act().bytes()) as f64, ..Work::default() };
         let shape = format!("T={t} F={f}");
         bench.line("swiglu forward", &shape, work(3), || {
             let mut tape = Tape::inference(&device);
