@@ -283,9 +283,8 @@ __global__ void __launch_bounds__(kThreads) attention_dkv(lc_attention_bwd_args 
                 load_tile<kStep, D>(d_o, a.d_o + query * a.ldd_o + head * D, a.ldd_o, s.q_len - from);
                 async_commit();
                 for (int i = threadIdx.x; i < kStep; i += kThreads) {
-                    const bool valid = from + i < s.q_len;
-                    const float l = valid ? a.lse[(size_t)head * a.T + query + i] : -INFINITY;
-                    lse[i] = l == -INFINITY ? INFINITY : l; // a query that is not there, or sees nothing: P = 0
+                    const bool valid = from + i < s.q_len; // else q and do are zeros, and add nothing whatever P is
+                    lse[i] = valid ? a.lse[(size_t)head * a.T + query + i] : 0.f;
                     delta[i] = valid ? a.delta[(size_t)head * a.T + query + i] : 0.f;
                 }
                 async_wait<0>();

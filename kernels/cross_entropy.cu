@@ -50,14 +50,14 @@ __global__ void __launch_bounds__(32 * kWarps) cross_entropy(lc_cross_entropy_ar
     sum = block_reduce<kWarps>(sum * fast_exp(top - highest), scratch, OpSum{});
     if (threadIdx.x == 0) a.loss[blockIdx.x] = target >= 0 ? logf(sum) + (highest - hit) : 0.f;
     if (!a.dlogits) return;
-    const float weight = target >= 0 ? a.scale / sum : 0.f, one = target >= 0 ? a.scale : 0.f;
+    const float weight = target >= 0 ? a.scale / sum : 0.f;
     for (int c = threadIdx.x * 8; c < a.Vp; c += kStep) {
         const Logits8 x = read_logits(row, c, a.V);
         act8 d;
         UNROLL
         for (int i = 0; i < 8; i++) {
             const float p = fast_exp(x.v[i] - highest) * weight;
-            d.v[i] = from_f(c + i == target ? p - one : p);
+            d.v[i] = from_f(c + i == target ? p - a.scale : p);
         }
         store8(a.dlogits + at + c, d);
     }

@@ -2,19 +2,43 @@
 
 use crate::harness::Bench;
 
+mod activation;
+mod adamw;
+mod attention;
+mod cross_entropy;
+mod dense;
 mod dropout;
+mod eci_pool;
+mod embedding;
+mod grad_norm;
+mod lm_loss;
 mod matmul;
 mod nf4;
-mod attention;
 mod rms_norm;
 mod rotary;
+mod rows;
+mod softmax_ce;
+mod swiglu;
+mod token_pool;
 
 /// Every operation's lines.
 pub fn run(bench: &mut Bench) {
+    activation::run(bench);
+    adamw::run(bench);
+    attention::run(bench);
+    cross_entropy::run(bench);
+    dense::run(bench);
+    dropout::run(bench);
+    eci_pool::run(bench);
+    embedding::run(bench);
+    grad_norm::run(bench);
+    lm_loss::run(bench);
     matmul::run(bench);
     nf4::run(bench);
-    dropout::run(bench);
-    attention::run(bench);
     rms_norm::run(bench);
     rotary::run(bench);
+    rows::run(bench);
+    softmax_ce::run(bench);
+    swiglu::run(bench);
+    token_pool::run(bench);
 }

@@ -93,6 +93,11 @@ mod tests {
             ["E. coli grew (p = 0.05).", "\"Did it?\"", "Yes!", "We saw 3 vs. Placebo 4, e.g. Two days.", "The end"];
         assert_eq!(sentences(text), expected);
         assert_eq!(sentences("Wait... What?! 5 left."), ["Wait...", "What?!", "5 left."]);
+        assert_eq!(
+            sentences("It fell (5 mg resp. seven). Then approx. 3 rose."),
+            ["It fell (5 mg resp. seven).", "Then approx. 3 rose."]
+        );
+        assert_eq!(sentences("Group no. three won! as expected."), ["Group no. three won! as expected."]);
         assert_eq!(sentences("Δψ fell. Énorme."), ["Δψ fell.", "Énorme."]);
         assert!(sentences(" \n").is_empty());
     }

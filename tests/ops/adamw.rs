@@ -63,6 +63,8 @@ fn groups_leave_their_neighbours_alone() {
         let w = state.master.read_f32().unwrap();
         assert_eq!((w[0], w[4]), (1.0, 1.0));
         assert!(w[1..4].iter().all(|&w| (w - 0.989).abs() < 1e-5), "{w:?}");
+        let copy = state.copy.as_ref().unwrap().read_f32().unwrap();
+        assert!(copy[0] == 0.0 && copy[4] == 0.0 && copy[1..4].iter().all(|&w| (w - 0.989).abs() < 4e-3), "{copy:?}");
         let error = adamw(&state, 3..6, &CONFIG, None, 1).unwrap_err().to_string();
         assert_eq!(error, "adamw: group 3..6 of 5 weights");
     });
