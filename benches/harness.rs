@@ -50,6 +50,11 @@ impl Bench {
             true => format!("{:9.2} {unit}", amount / best / 1e9),
             false => String::new(),
         };
-        println!("{name:<24} {shape:<34} {:>10.1} us {} {}", best * 1e6, rate(work.flops, "GFLOP/s"), rate(work.bytes, "GB/s"));
+        println!(
+            "{name:<24} {shape:<34} {:>10.1} us {} {}",
+            best * 1e6,
+            rate(work.flops, "GFLOP/s"),
+            rate(work.bytes, "GB/s")
+        );
     }
 }

@@ -20,8 +20,12 @@ impl Golden {
         let tensors = file.tensors().into_iter().map(|(name, t)| {
             let values = match t.dtype() {
                 Dtype::F64 => bytemuck::allocation::pod_collect_to_vec::<u8, f64>(t.data()),
-                Dtype::F32 => bytemuck::allocation::pod_collect_to_vec::<u8, f32>(t.data()).into_iter().map(f64::from).collect(),
-                Dtype::I32 => bytemuck::allocation::pod_collect_to_vec::<u8, i32>(t.data()).into_iter().map(f64::from).collect(),
+                Dtype::F32 => {
+                    bytemuck::allocation::pod_collect_to_vec::<u8, f32>(t.data()).into_iter().map(f64::from).collect()
+                }
+                Dtype::I32 => {
+                    bytemuck::allocation::pod_collect_to_vec::<u8, i32>(t.data()).into_iter().map(f64::from).collect()
+                }
                 Dtype::U8 => t.data().iter().map(|&b| f64::from(b)).collect(),
                 other => panic!("{name}: {other:?} in a golden file"),
             };

@@ -45,7 +45,8 @@ fn dropout_changes_the_gradients_and_another_step_draws_another_mask() {
     let device = Device::cpu(Compute::Fp32).unwrap();
     let with = |step| RunOptions { recompute: false, dropout: Some(Dropout { p: 0.5, seed: 3, step, tensor: 0 }) };
     let none = gradients(&device, &rows, EVERYTHING, &RunOptions::default());
-    let (first, second) = (gradients(&device, &rows, EVERYTHING, &with(0)), gradients(&device, &rows, EVERYTHING, &with(1)));
+    let (first, second) =
+        (gradients(&device, &rows, EVERYTHING, &with(0)), gradients(&device, &rows, EVERYTHING, &with(1)));
     assert!(relative(&first, &none) > 0.05 && relative(&first, &second) > 0.05);
 }
 
@@ -57,7 +58,8 @@ fn packed_is_one_by_one_and_accumulation_is_not_seen() {
     let rows = rows(&Golden::load("llama"));
     for_each_device(|device| {
         let one = gradients(device, &rows, EVERYTHING, &RunOptions::default());
-        let cuts: [&[&[usize]]; 4] = [&[&[0], &[1], &[2], &[3]], &[&[0], &[1, 2], &[3]], &[&[0, 1], &[2, 3]], &[&[2], &[3, 0, 1]]];
+        let cuts: [&[&[usize]]; 4] =
+            [&[&[0], &[1], &[2], &[3]], &[&[0], &[1, 2], &[3]], &[&[0, 1], &[2, 3]], &[&[2], &[3, 0, 1]]];
         let fp32 = device.act() == DType::F32;
         for micro in cuts.into_iter().skip(usize::from(!fp32)) {
             let split = gradients(device, &rows, micro, &RunOptions::default());
@@ -123,7 +125,8 @@ fn greedy_decoding_with_a_cache_is_greedy_decoding_without() {
             let mut tape = Tape::inference(&device);
             let one = batch(&device, &[row], &[0]);
             let hidden = trainer.model.forward(&mut tape, &one, &RunOptions::default()).unwrap();
-            let last = logits(&trainer.model, &hidden.value().rows(text.len() - 1, text.len())).unwrap().read_f32().unwrap();
+            let last =
+                logits(&trainer.model, &hidden.value().rows(text.len() - 1, text.len())).unwrap().read_f32().unwrap();
             let best = (0..91).fold(0, |best, i| if last[i] > last[best] { i } else { best }) as u32;
             if best == 2 {
                 assert_eq!(answer.len(), step);
