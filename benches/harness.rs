@@ -25,9 +25,14 @@ impl Bench {
         Bench { device, only }
     }
 
+    /// Whether the command line asks for this name.
+    pub fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|o| name.contains(o.as_str()))
+    }
+
     /// Times `call` and prints its line.
     pub fn line(&mut self, name: &str, shape: &str, work: Work, mut call: impl FnMut()) {
-        if !self.only.is_empty() && !self.only.iter().any(|o| name.contains(o.as_str())) {
+        if !self.wants(name) {
             return;
         }
         call();
