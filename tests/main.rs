@@ -2,4 +2,5 @@
 
 mod common;
 mod machine;
+mod model;
 mod ops;

@@ -58,6 +58,11 @@ impl Golden {
         self.get(&format!("{case}.in.{name}")).1.iter().map(|&v| v as i32).collect()
     }
 
+    /// The fp64 truth of an output.
+    pub fn expected(&self, case: &str, name: &str) -> &[f64] {
+        &self.get(&format!("{case}.out.{name}")).1
+    }
+
     /// An input on the device, in its storage type.
     pub fn act(&self, device: &Device, case: &str, name: &str) -> Tensor {
         self.upload(device, case, name, device.act())
