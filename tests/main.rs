@@ -3,4 +3,5 @@
 mod cli;
 mod common;
 mod machine;
+mod model;
 mod ops;
