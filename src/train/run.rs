@@ -61,7 +61,8 @@ pub fn finetune(start: &Start) -> Result<()> {
         // An older run goes only now that nothing of the input can stop the new one.
         claim_output(dir, start.overwrite)?;
     }
-    let mut run = Run { start, config, dir, device, data, trainer, plan, recompute, clock: Instant::now(), ceiling: 0.0 };
+    let mut run =
+        Run { start, config, dir, device, data, trainer, plan, recompute, clock: Instant::now(), ceiling: 0.0 };
     run.introduce()?;
     run.go()
 }

@@ -51,7 +51,9 @@ fn rows_without_any_label_or_with_one_class_only() {
     let data = bench.file("alpaca.jsonl", &rows.collect::<Vec<_>>().join("\n"));
     let said = bench.refused(&format!("--data {data} --template alpaca"));
     assert_says(&said, &["no row has a label", "use --eci none"]);
-    bench.edit_json("rows.json", |rows| rows.as_object_mut().unwrap().values_mut().for_each(|r| r["final_decision"] = json!("yes")));
+    bench.edit_json("rows.json", |rows| {
+        rows.as_object_mut().unwrap().values_mut().for_each(|r| r["final_decision"] = json!("yes"))
+    });
     assert_says(&bench.refused(""), &["the head needs at least two classes", "use --eci none"]);
 }
 

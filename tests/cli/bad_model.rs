@@ -71,7 +71,8 @@ fn a_missing_shard() {
 
 #[test]
 fn a_nan_or_an_infinity_in_any_weight() {
-    for (name, value) in [(Q, f32::NAN), ("model.embed_tokens.weight", f32::INFINITY), ("model.norm.weight", f32::NAN)] {
+    for (name, value) in [(Q, f32::NAN), ("model.embed_tokens.weight", f32::INFINITY), ("model.norm.weight", f32::NAN)]
+    {
         let bench = Bench::new();
         let last = half::bf16::from_f32(value).to_le_bytes();
         bench.edit_tensors(|t| {
@@ -123,7 +124,11 @@ fn what_the_engine_does_not_compute() {
     for (field, value, says) in [
         ("hidden_act", json!("gelu"), "hidden_act is gelu; the MLP kernel computes silu only"),
         ("attention_bias", json!(true), "attention_bias is true; linear layers with a bias are not supported"),
-        ("rope_scaling", json!({"type": "linear", "factor": 2.0}), "rope_scaling asks for rotary scaling of type linear"),
+        (
+            "rope_scaling",
+            json!({"type": "linear", "factor": 2.0}),
+            "rope_scaling asks for rotary scaling of type linear",
+        ),
         ("quantization_config", json!({"bits": 4}), "quantization_config is set"),
     ] {
         let bench = Bench::new();

@@ -106,7 +106,9 @@ fn recompute_changes_no_bit_with_and_without_dropout() {
 fn accumulation_splits_a_step_without_changing_it() {
     let bench = Bench::new();
     // Each step takes all 8 rows: as one micro-batch, as two or three, and row by row.
-    for (out, split) in [("one", "--tokens 4000"), ("few", "--tokens 600 --accumulate 8"), ("rows", "--tokens 300 --accumulate 8")] {
+    for (out, split) in
+        [("one", "--tokens 4000"), ("few", "--tokens 600 --accumulate 8"), ("rows", "--tokens 300 --accumulate 8")]
+    {
         bench.trained(out, &format!("--compute fp32 --steps 3 --eci mean {split}"));
     }
     let whole = steps(&bench, "one");
@@ -165,7 +167,8 @@ fn the_13b_plan_fits_its_gpu() {
             json[field] = value.into();
         }
     });
-    let arguments = ["--config", "llama2-13b", "--plan", "--data", "rows.json", "--out", "out", "--model"].map(Into::into);
+    let arguments =
+        ["--config", "llama2-13b", "--plan", "--data", "rows.json", "--out", "out", "--model"].map(Into::into);
     let output = super::finetune(arguments.into_iter().chain([bench.path("model").into()]));
     let said = text(&output.stdout);
     assert!(output.status.success(), "{}", text(&output.stderr));

@@ -37,7 +37,8 @@ pub fn tiny_rows(dir: &Path) -> PathBuf {
 /// The records of [`tiny_rows`], by id.
 pub fn tiny_records() -> Map<String, Value> {
     let drugs = ["Amoxal", "Betorin", "Cardel", "Dorvan"];
-    let answers = [("yes", "fell", "lowers"), ("no", "did not fall", "does not lower"), ("maybe", "varied", "may lower")];
+    let answers =
+        [("yes", "fell", "lowers"), ("no", "did not fall", "does not lower"), ("maybe", "varied", "may lower")];
     let record = |(i, drug): (usize, &str)| {
         let (label, finding, summary) = answers[i % 3];
         let record = json!({
@@ -78,14 +79,18 @@ pub fn tiny_tensors() -> Tensors {
         (format!("{layer}.mlp.up_proj"), vec![HIDDEN, HIDDEN]),
         (format!("{layer}.mlp.down_proj"), vec![HIDDEN, HIDDEN]),
     ];
-    shapes.map(|(name, shape)| (format!("{name}.weight"), shape)).map(|(name, shape)| (name.clone(), weight(&name, shape))).into()
+    shapes
+        .map(|(name, shape)| (format!("{name}.weight"), shape))
+        .map(|(name, shape)| (name.clone(), weight(&name, shape)))
+        .into()
 }
 
 /// A tensor of this name and shape as [`tiny_tensors`] would hold it.
 pub fn weight(name: &str, shape: Vec<usize>) -> (Dtype, Vec<usize>, Vec<u8>) {
     let stream = name.bytes().fold(0u64, |h, b| h.wrapping_mul(257).wrapping_add(u64::from(b)));
     let (centre, width) = if shape.len() == 1 { (1.0, 0.1) } else { (0.0, (3.0 / HIDDEN as f32).sqrt()) };
-    let values = (0..shape.iter().product::<usize>() as u64).map(|i| bf16::from_f32(centre + width * uniform(stream, i)));
+    let values =
+        (0..shape.iter().product::<usize>() as u64).map(|i| bf16::from_f32(centre + width * uniform(stream, i)));
     (Dtype::BF16, shape, values.flat_map(bf16::to_le_bytes).collect())
 }
 
