@@ -67,8 +67,8 @@ impl Bench {
         let mut words = usual.split(' ').peekable();
         while let Some(flag) = words.next() {
             let value = words.next_if(|next| !next.starts_with("--"));
-            // What a test sets itself replaces the usual value; epochs replace steps.
-            if !more.contains(&flag) && !(flag == "--steps" && more.contains(&"--epochs")) {
+            // What a test sets itself replaces the usual value.
+            if !more.contains(&flag) {
                 arguments.extend(std::iter::once(flag).chain(value).map(OsString::from));
             }
         }
