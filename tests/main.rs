@@ -3,3 +3,4 @@
 mod common;
 mod machine;
 mod ops;
+mod rules;
