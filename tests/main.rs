@@ -5,3 +5,4 @@ mod common;
 mod machine;
 mod model;
 mod ops;
+mod rules;
