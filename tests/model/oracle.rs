@@ -1,11 +1,11 @@
 //! `verify` over the shared oracle cases, where they are at hand: logits, losses, gradients, optimiser steps, heads.
 
 use llamacare::device::{Compute, Device};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// LLAMACARE_SHARED, or `shared` beside the checkout.
 fn shared() -> Option<PathBuf> {
-    let beside = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared");
+    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("shared");
     let folder = std::env::var_os("LLAMACARE_SHARED").map_or_else(beside, PathBuf::from).join("oracle/tiny_llama");
     folder.is_dir().then_some(folder)
 }
