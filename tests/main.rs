@@ -1,5 +1,6 @@
 //! All tests of the crate from outside, in one binary: one link.
 
+mod cli;
 mod common;
 mod machine;
 mod model;

@@ -20,7 +20,9 @@ pub struct Saved {
 const UNTOUCHED: &str = "what was saved before is untouched";
 
 /// What a run leaves in its output folder.
-const RUN_FILES: [&str; 8] = [
+const RUN_FILES: [&str; 10] = [
+    "config.toml",
+    "template.jinja",
     "adapter_config.json",
     "adapter_model.safetensors",
     "eci_config.json",

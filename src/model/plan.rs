@@ -1,6 +1,6 @@
 //! What a run will hold in device memory, by name, computed from the model's sizes before anything is loaded.
 //!
-//! An estimate for the reader, not yet a limit that is kept: the measured peak stands beside it in the report.
+//! An estimate, held against the budget before anything is loaded; the measured peak stands beside it in the report.
 
 use crate::bytes;
 use crate::checkpoint::{EciConfig, LINEARS, LlamaConfig};

@@ -10,6 +10,7 @@ use crate::eval::{Confusion, Evaluate, Evaluation};
 use crate::model::{Batch, Plan, RunOptions};
 use crate::ops::dropout::Dropout;
 use crate::ops::matmul::{Layout, matmul};
+use crate::report::summary::REPORT_FILE;
 use crate::report::{Page, Report};
 use crate::tape::Write;
 use crate::train::early_stop::Verdict;
@@ -18,7 +19,7 @@ use crate::train::prepare::{self, Data};
 use crate::train::progress::Mode;
 use crate::train::save::{TEMPLATE_FILE, restore_state, save_result, save_state};
 use crate::train::{EarlyStop, Interrupt, Log, Progress, Schedule, StepLog, Trainer};
-use crate::{Error, Result};
+use crate::{Error, Result, bail_input};
 use std::path::Path;
 use std::time::Instant;
 
@@ -35,19 +36,33 @@ pub fn finetune(start: &Start) -> Result<()> {
     if start.plan {
         let act = if compute == Compute::Fp32 { 4 } else { 2 };
         let head = prepare::head(config, &model_config, &planned_classes(config))?;
-        println!("{}", plan(config, &model_config, head.as_ref(), act).table());
-        return Ok(());
+        let (plan, _) = plan(config, &model_config, head.as_ref(), act);
+        println!("{}", plan.table());
+        return fits(&plan, config);
+    }
+    if start.resume && dir.join(REPORT_FILE).exists() {
+        bail_input!(
+            "{}: this run is finished, {REPORT_FILE} is there; start another in a new folder with --out",
+            dir.display()
+        );
     }
     let device = Device::open(&config.machine.device, compute)?;
     let folder = ModelFolder::open(&config.model.path)?;
     let data = Data::prepare(config, &model_config, start.quiet)?;
-    if !start.resume {
-        claim_output(dir, start.overwrite)?;
+    let head = prepare::head(config, &model_config, &data.classes)?;
+    let (plan, recompute) = plan(config, &model_config, head.as_ref(), device.act().bytes());
+    fits(&plan, config)?;
+    if !start.resume && !start.overwrite && dir.exists() {
+        // Refused in a second, not after the base is loaded.
+        claim_output(dir, false)?;
     }
     let trainer = prepare::trainer(config, &device, &folder, &data.classes)?;
-    let act = device.act().bytes();
-    let plan = plan(config, &model_config, trainer.head.as_ref().map(|h| &h.config), act);
-    let mut run = Run { start, config, dir, device, data, trainer, plan, clock: Instant::now(), ceiling: 0.0 };
+    if !start.resume {
+        // An older run goes only now that nothing of the input can stop the new one.
+        claim_output(dir, start.overwrite)?;
+    }
+    let mut run =
+        Run { start, config, dir, device, data, trainer, plan, recompute, clock: Instant::now(), ceiling: 0.0 };
     run.introduce()?;
     run.go()
 }
@@ -58,14 +73,35 @@ fn planned_classes(config: &RunConfig) -> Vec<String> {
     if named.is_empty() { ["yes", "no", "maybe"].map(String::from).to_vec() } else { named.clone() }
 }
 
+/// The plan, and whether layers compute their activations again: as told, or where the budget asks for it.
 fn plan(
     config: &RunConfig,
     model: &crate::checkpoint::LlamaConfig,
     head: Option<&crate::checkpoint::EciConfig>,
     act: usize,
-) -> Plan {
-    let recompute = config.machine.recompute == Recompute::Always;
-    Plan::new(model, prepare::quantise(config), &prepare::lora(config), head, config.train.tokens, act, recompute)
+) -> (Plan, bool) {
+    let lora = prepare::lora(config);
+    let with =
+        |recompute| Plan::new(model, prepare::quantise(config), &lora, head, config.train.tokens, act, recompute);
+    let recompute = match config.machine.recompute {
+        Recompute::Always => true,
+        Recompute::Never => false,
+        Recompute::Auto => with(false).total() > config.machine.budget,
+    };
+    (with(recompute), recompute)
+}
+
+fn fits(plan: &Plan, config: &RunConfig) -> Result<()> {
+    let (needed, budget) = (plan.total(), config.machine.budget);
+    if needed > budget {
+        let rule = if config.machine.recompute == Recompute::Never { "leave out --recompute never, " } else { "" };
+        bail_input!(
+            "the run needs about {} of device memory, the budget is {}; {rule}lower --tokens, or raise --budget",
+            bytes::readable(needed),
+            bytes::readable(budget)
+        );
+    }
+    Ok(())
 }
 
 struct Run<'a> {
@@ -76,6 +112,7 @@ struct Run<'a> {
     data: Data,
     trainer: Trainer,
     plan: Plan,
+    recompute: bool,
     clock: Instant,
     /// Operations a second that this device's own matrix product reaches.
     ceiling: f64,
@@ -144,7 +181,7 @@ impl Run<'_> {
         let mut stop = EarlyStop::new(c.patience);
         let mut best: Option<Vec<f32>> = None;
         let (mut log, mut steps) = if self.start.resume {
-            restore_state(self.config, &mut self.trainer, &last_good(self.dir)?)?;
+            best = restore_state(self.config, &mut self.trainer, &last_good(self.dir)?)?;
             let (log, steps) = Log::resume(self.dir, self.trainer.step)?;
             stop.replay(steps.iter().filter_map(|s| Some((s.step, s.validation.as_ref()?.joint_loss))));
             (log, steps)
@@ -178,7 +215,7 @@ impl Run<'_> {
                 best = Some(self.trainer.params.state.master.read_f32()?);
             }
             if due(self.config.output.save_every) || interrupt.requested() {
-                save_state(self.config, &self.trainer, self.dir)?;
+                save_state(self.config, &self.trainer, best.as_deref(), self.dir)?;
                 save_result(self.config, &self.trainer, self.dir)?;
             }
             if interrupt.requested() && done < total {
@@ -213,7 +250,7 @@ impl Run<'_> {
             step: (self.trainer.step * c.train.accumulate) as u32,
             tensor: 0,
         });
-        let options = RunOptions { recompute: c.machine.recompute == Recompute::Always, dropout };
+        let options = RunOptions { recompute: self.recompute, dropout };
         let rows = || micro.iter().flat_map(|m| &m.rows).map(|&r| self.data.train[r].id.clone()).collect::<Vec<_>>();
         let named = |e: Error| match e {
             Error::NotFinite(text) => Error::NotFinite(format!("{text} (rows {})", rows().join(", "))),

@@ -13,6 +13,9 @@ use std::path::Path;
 /// The template's name in a run's folder.
 pub const TEMPLATE_FILE: &str = "template.jinja";
 
+/// The masters at the best validation, in a saved state.
+const BEST: &str = "best_masters";
+
 /// Saves adapter and head, each read back and compared. Returns the adapter's SHA-256.
 pub fn save_result(config: &RunConfig, trainer: &Trainer, dir: &Path) -> Result<String> {
     let c = &config.lora;
@@ -33,26 +36,29 @@ pub fn save_result(config: &RunConfig, trainer: &Trainer, dir: &Path) -> Result<
     Ok(saved.sha256)
 }
 
-/// Saves everything the next step depends on.
-pub fn save_state(config: &RunConfig, trainer: &Trainer, dir: &Path) -> Result<()> {
+/// Saves everything the rest of the run depends on; `best`: the masters at the best validation so far, which early
+/// stopping may go back to.
+pub fn save_state(config: &RunConfig, trainer: &Trainer, best: Option<&[f32]>, dir: &Path) -> Result<()> {
     let state = &trainer.params.state;
     let flat = |name: &str, values: Vec<f32>| NamedTensor { name: name.into(), shape: vec![values.len()], values };
+    let mut tensors = vec![
+        flat("adam_m", state.m.read_f32()?),
+        flat("adam_v", state.v.read_f32()?),
+        flat("masters", state.master.read_f32()?),
+    ];
+    tensors.extend(best.map(|masters| flat(BEST, masters.to_vec())));
     let run = RunState {
         step: trainer.step as u64,
         seed: config.train.seed,
         config_sha: fingerprint(config)?,
-        tensors: vec![
-            flat("adam_m", state.m.read_f32()?),
-            flat("adam_v", state.v.read_f32()?),
-            flat("masters", state.master.read_f32()?),
-        ],
+        tensors,
         ..RunState::default()
     };
     save_run_state(dir, &run).map(drop)
 }
 
-/// Puts a saved state into a trainer made from the same configuration.
-pub fn restore_state(config: &RunConfig, trainer: &mut Trainer, dir: &Path) -> Result<()> {
+/// Puts a saved state into a trainer made from the same configuration. Gives back what [`save_state`] got as `best`.
+pub fn restore_state(config: &RunConfig, trainer: &mut Trainer, dir: &Path) -> Result<Option<Vec<f32>>> {
     let run = load_run_state(dir)?;
     if run.config_sha != fingerprint(config)? {
         bail_input!("{}: this run was made with other settings; only its own can continue it", dir.display());
@@ -69,7 +75,8 @@ pub fn restore_state(config: &RunConfig, trainer: &mut Trainer, dir: &Path) -> R
     trainer.params.state.v.write_f32(tensor("adam_v")?)?;
     trainer.params.write_masters(tensor("masters")?)?;
     trainer.step = run.step as usize;
-    Ok(())
+    let has_best = run.tensors.iter().any(|t| t.name == BEST);
+    has_best.then(|| tensor(BEST).cloned()).transpose()
 }
 
 /// Of the settings that decide the numbers: a run may go on on another device or with another number of threads.

@@ -1,5 +1,6 @@
-//! What all tests share: the devices to run on, and golden files.
+//! What all tests share: the devices to run on, golden files, and a tiny model with rows for whole runs.
 
+pub mod fixture;
 mod golden;
 
 pub use golden::Golden;
