@@ -23,6 +23,10 @@ checked:
 lanewise:
     cargo test --release --features lanewise --test main -- ops
 
+# the CUDA machine on aarch64, under qemu; says why and stops where the tools are absent
+aarch64:
+    tools/check_aarch64.sh
+
 # the demo, a few steps of it
 demo:
     cargo run --release --bin finetune -- --steps 4 --eval-rows 12 --out target/demo --overwrite --device cpu

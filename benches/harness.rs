@@ -25,9 +25,14 @@ impl Bench {
         Bench { device, only }
     }
 
+    /// Whether the command line asks for this name.
+    pub fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|o| name.contains(o.as_str()))
+    }
+
     /// Times `call` and prints its line.
     pub fn line(&mut self, name: &str, shape: &str, work: Work, mut call: impl FnMut()) {
-        if !self.only.is_empty() && !self.only.iter().any(|o| name.contains(o.as_str())) {
+        if !self.wants(name) {
             return;
         }
         call();
@@ -50,6 +55,11 @@ impl Bench {
             true => format!("{:9.2} {unit}", amount / best / 1e9),
             false => String::new(),
         };
-        println!("{name:<24} {shape:<34} {:>10.1} us {} {}", best * 1e6, rate(work.flops, "GFLOP/s"), rate(work.bytes, "GB/s"));
+        println!(
+            "{name:<24} {shape:<34} {:>10.1} us {} {}",
+            best * 1e6,
+            rate(work.flops, "GFLOP/s"),
+            rate(work.bytes, "GB/s")
+        );
     }
 }

@@ -3,6 +3,7 @@
 
 mod harness;
 mod ops;
+mod step;
 
 use harness::Bench;
 use llamacare::device::{Compute, Device};
@@ -18,6 +19,7 @@ fn main() {
         println!("{}, {} threads; best of 5 samples of at least 0.1 s", device.name(), rayon_threads());
         let mut bench = Bench::new(device, only);
         ops::run(&mut bench);
+        step::run(&mut bench);
     });
 }
 

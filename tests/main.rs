@@ -2,5 +2,6 @@
 
 mod common;
 mod machine;
+mod model;
 mod ops;
 mod rules;

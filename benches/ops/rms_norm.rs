@@ -7,7 +7,8 @@ use llamacare::tape::Tape;
 pub fn run(bench: &mut Bench) {
     let device = bench.device.clone();
     for (t, c) in [(512, 128), (512, 1024), (2048, 5120)] {
-        let tensor = |shape: &[usize]| device.upload("x", device.act(), shape, &vec![0.5; shape.iter().product()]).unwrap();
+        let tensor =
+            |shape: &[usize]| device.upload("x", device.act(), shape, &vec![0.5; shape.iter().product()]).unwrap();
         let (x, residual, w) = (tensor(&[t, c]), tensor(&[t, c]), tensor(&[c]));
         let work = Work { bytes: (4 * t * c * device.act().bytes()) as f64, ..Work::default() };
         bench.line("rms_norm forward", &format!("T={t} C={c}"), work, || {

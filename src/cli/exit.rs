@@ -35,7 +35,9 @@ fn code_of(program: impl FnOnce() -> Result<()> + std::panic::UnwindSafe) -> u8 
 
 /// A panic is a fault of ours, and says so. One exception: the reader of our output went away (`finetune | head`).
 fn report_bug(panic: &PanicHookInfo) {
-    let what = panic.payload_as_str().unwrap_or("no reason given");
+    let text = panic.payload();
+    let text = text.downcast_ref::<&str>().copied().or(text.downcast_ref::<String>().map(String::as_str));
+    let what = text.unwrap_or("no reason given");
     if what.starts_with("failed printing to stdout") {
         // 128 + SIGPIPE, as the shell calls it.
         std::process::exit(141);

@@ -18,19 +18,22 @@ const OLDEST: (i32, i32) = (8, 0);
 impl Gpu {
     pub(super) fn open(ordinal: usize) -> Result<Gpu> {
         if !ffi::HAS_CUDA {
-            bail_input!("this binary was built without nvcc and has no CUDA kernels; run tools/install_cuda.sh, build again, or use --device cpu");
+            bail_input!(
+                "this binary was built without nvcc and has no CUDA kernels; run tools/install_cuda.sh, build again, or use --device cpu"
+            );
         }
         // SAFETY: it only tries to open the driver's library.
         if !unsafe { sys::is_culib_present() } {
             bail_input!("no CUDA driver (libcuda.so.1) on this machine; install NVIDIA's driver, or use --device cpu");
         }
         let context = CudaContext::new(ordinal).map_err(|e| match e.0 {
-            sys::CUresult::CUDA_ERROR_NO_DEVICE | sys::CUresult::CUDA_ERROR_INVALID_DEVICE => {
-                Error::Input(format!("the CUDA driver sees no GPU number {ordinal}; use --device cpu, or check nvidia-smi"))
-            }
-            sys::CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH => {
-                Error::Input("the CUDA driver is too old for this binary: it needs one that supports CUDA 13.0 (580 or newer)".into())
-            }
+            sys::CUresult::CUDA_ERROR_NO_DEVICE | sys::CUresult::CUDA_ERROR_INVALID_DEVICE => Error::Input(format!(
+                "the CUDA driver sees no GPU number {ordinal}; use --device cpu, or check nvidia-smi"
+            )),
+            sys::CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH => Error::Input(
+                "the CUDA driver is too old for this binary: it needs one that supports CUDA 13.0 (580 or newer)"
+                    .into(),
+            ),
             _ => device_error("the CUDA driver refused to start", e),
         })?;
         let capability = context.compute_capability().map_err(|e| device_error("compute capability", e))?;

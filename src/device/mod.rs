@@ -50,7 +50,9 @@ impl Device {
     /// The CPU device.
     pub fn cpu(compute: Compute) -> Result<Device> {
         if !crate::ffi::cpu_is_new_enough() {
-            bail_input!("the CPU device needs AVX2, FMA and BMI2 (x86-64-v3), which this processor lacks; use a GPU or another machine");
+            bail_input!(
+                "the CPU device needs AVX2, FMA and BMI2 (x86-64-v3), which this processor lacks; use a GPU or another machine"
+            );
         }
         Ok(Device::new(Kind::Cpu(compute)))
     }

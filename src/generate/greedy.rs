@@ -23,7 +23,13 @@ pub struct Greedy {
 }
 
 /// The answer to each prompt, without its closing token. `done` is told how many prompts have been answered.
-pub fn generate(model: &Llama, device: &Device, prompts: &[&[u32]], greedy: &Greedy, mut done: impl FnMut(usize)) -> Result<Vec<Vec<u32>>> {
+pub fn generate(
+    model: &Llama,
+    device: &Device,
+    prompts: &[&[u32]],
+    greedy: &Greedy,
+    mut done: impl FnMut(usize),
+) -> Result<Vec<Vec<u32>>> {
     let mut answers = Vec::with_capacity(prompts.len());
     let mut begin = 0;
     while begin < prompts.len() {

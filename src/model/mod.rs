@@ -15,5 +15,5 @@ pub use cache::KvCache;
 pub use eci::{EciHead, EciPlan};
 pub use llama::{Llama, RunOptions};
 pub use load::{LoraSpec, Quantise, linear_shape, load};
-pub use plan::Plan;
 pub use params::{Group, Init, ParamIndex, Params, ParamsBuilder};
+pub use plan::Plan;

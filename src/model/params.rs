@@ -74,8 +74,13 @@ impl ParamsBuilder {
             0 => None,
             lora => Some(device.zeros("lora copy", device.act(), &[lora])?),
         };
-        let state =
-            AdamwState { master: flat("masters")?, grad: flat("gradients of all")?, m: flat("adam m")?, v: flat("adam v")?, copy };
+        let state = AdamwState {
+            master: flat("masters")?,
+            grad: flat("gradients of all")?,
+            m: flat("adam m")?,
+            v: flat("adam v")?,
+            copy,
+        };
         let part = |whole: &Tensor, spec: &Spec| {
             let n = spec.shape.iter().product::<usize>();
             whole.rows(spec.offset, spec.offset + n).view(&spec.shape)
@@ -130,7 +135,8 @@ impl Params {
 
     /// Elements `begin..end` of the flat buffers that a group takes.
     pub fn range(&self, group: Group) -> std::ops::Range<usize> {
-        let lora = self.specs.iter().filter(|s| s.group == Group::Lora).map(|s| s.offset + elems8(s)).max().unwrap_or(0);
+        let lora =
+            self.specs.iter().filter(|s| s.group == Group::Lora).map(|s| s.offset + elems8(s)).max().unwrap_or(0);
         match group {
             Group::Lora => 0..lora,
             Group::Head => lora..self.specs.last().map_or(0, |s| s.offset + elems8(s)),

@@ -13,8 +13,8 @@ use crate::tape::{Grads, Node, Param, Tape, Var, VarId, Write};
 use crate::{Error, Result};
 
 /// Up to this many tokens NF4 is decoded inside the product, above into a dense scratch first. On the CPU device measured
-/// (`cargo bench`); on a GPU set between bitsandbytes' published crossings, which start at 64 for a tensor-core kernel, and
-/// eight, the tokens that ours makes per read of the weight.
+/// (`cargo bench -- nf4`: equal at 8 tokens). On a GPU not measured yet: two reads of the weight by a kernel that makes eight
+/// tokens per read; bitsandbytes' crossings, for a kernel on tensor cores, start at 64.
 const FEW_TOKENS_CPU: usize = 8;
 const FEW_TOKENS_CUDA: usize = 16;
 
@@ -29,6 +29,7 @@ pub fn padded_rank(rank: usize) -> usize {
 
 /// A frozen weight [out, in].
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "a model has a few hundred of these; a box would only be one more hop")]
 pub enum Weight {
     /// In the storage type.
     Dense(Tensor),

@@ -38,14 +38,7 @@ pub fn rms_norm(tape: &mut Tape, x: &Var, residual: Option<&Var>, w: &Tensor, ep
     let needs_grad = x.needs_grad() || residual.is_some_and(Var::needs_grad);
     let h = if residual.is_some() { tape.var(h, needs_grad) } else { x.clone() };
     let y = tape.var(y, needs_grad);
-    tape.push(RmsNorm {
-        x: x.clone(),
-        residual: residual.cloned(),
-        h: h.clone(),
-        y: y.id(),
-        w: w.clone(),
-        rstd,
-    });
+    tape.push(RmsNorm { x: x.clone(), residual: residual.cloned(), h: h.clone(), y: y.id(), w: w.clone(), rstd });
     Ok((h, y))
 }
 

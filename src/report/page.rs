@@ -301,6 +301,7 @@ mod tests {
     #[test]
     fn the_page_shows_every_part_and_needs_no_other_file() {
         let html = page();
+        // To look at it: LLAMACARE_REPORT_SAMPLE=page.html cargo test the_page_shows
         if let Some(path) = std::env::var_os("LLAMACARE_REPORT_SAMPLE") {
             std::fs::write(path, &html).unwrap();
         }

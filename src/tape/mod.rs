@@ -82,6 +82,9 @@ pub enum Keep {
     Inputs,
 }
 
+/// A part of the network as a function of its inputs.
+pub type SegmentBody = Rc<dyn Fn(&mut Tape, &[Var]) -> Result<Vec<Var>>>;
+
 /// The record of one forward pass.
 pub struct Tape {
     device: Device,
@@ -132,12 +135,7 @@ impl Tape {
 
     /// Runs `body` on `inputs`. With [`Keep::Inputs`] its nodes are dropped and `body` runs again in the backward, so it
     /// must be a function of its inputs alone (random numbers are counter-based, which makes dropout one).
-    pub fn segment(
-        &mut self,
-        keep: Keep,
-        inputs: &[Var],
-        body: Rc<dyn Fn(&mut Tape, &[Var]) -> Result<Vec<Var>>>,
-    ) -> Result<Vec<Var>> {
+    pub fn segment(&mut self, keep: Keep, inputs: &[Var], body: SegmentBody) -> Result<Vec<Var>> {
         if keep == Keep::All || !self.recording {
             return body(self, inputs);
         }
@@ -178,7 +176,7 @@ struct Segment {
     next: Rc<Cell<u64>>,
     inputs: Vec<Var>,
     outputs: Vec<VarId>,
-    body: Rc<dyn Fn(&mut Tape, &[Var]) -> Result<Vec<Var>>>,
+    body: SegmentBody,
 }
 
 impl Node for Segment {

@@ -167,7 +167,10 @@ pub fn head(config: &RunConfig, model: &LlamaConfig, classes: &[String]) -> Resu
         EciKind::Max => ("max", "gelu"),
     };
     if kind == "paper" && !model.hidden.is_multiple_of(64) {
-        bail_input!("the paper's head pools 64 features to one; the model's hidden size is {}: use --eci mean", model.hidden);
+        bail_input!(
+            "the paper's head pools 64 features to one; the model's hidden size is {}: use --eci mean",
+            model.hidden
+        );
     }
     if classes.len() < 2 {
         bail_input!("the head needs at least two classes, the rows have {classes:?}; use --eci none, or other rows");

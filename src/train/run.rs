@@ -281,14 +281,7 @@ impl Run<'_> {
         Ok(Scores { evaluation, head, text })
     }
 
-    fn report(
-        &self,
-        before: &Scores,
-        after: &Scores,
-        steps: &[StepLog],
-        seconds: f64,
-        sha256: String,
-    ) -> Result<()> {
+    fn report(&self, before: &Scores, after: &Scores, steps: &[StepLog], seconds: f64, sha256: String) -> Result<()> {
         let memory = self.device.memory_use();
         let trained: f64 = steps.iter().map(|s| s.seconds).sum();
         let tokens: usize = steps.iter().map(|s| s.tokens).sum();

@@ -1,6 +1,8 @@
 //! What a run leaves behind: the adapter, the head, the template, and the state to go on from.
 
-use crate::checkpoint::{AdapterConfig, NamedTensor, RunState, load_run_state, save_adapter, save_head, save_run_state};
+use crate::checkpoint::{
+    AdapterConfig, NamedTensor, RunState, load_run_state, save_adapter, save_head, save_run_state,
+};
 use crate::cli::RunConfig;
 use crate::model::{adapter_tensors, head_tensors};
 use crate::train::Trainer;

@@ -173,7 +173,11 @@ impl Trainer {
 /// Labelled examples whose largest logit is the label's.
 fn count_right(logits: &[f32], labels: &[i32]) -> usize {
     let n_class = logits.len() / labels.len().max(1);
-    logits.chunks(n_class.max(1)).zip(labels).filter(|(row, label)| **label >= 0 && argmax(row) == **label as usize).count()
+    logits
+        .chunks(n_class.max(1))
+        .zip(labels)
+        .filter(|(row, label)| **label >= 0 && argmax(row) == **label as usize)
+        .count()
 }
 
 /// The first of the largest.

@@ -1,7 +1,7 @@
 //! One oracle case: its files, the batches as this engine packs them, and the models made from it.
 
-use crate::checkpoint::{LINEARS, ModelFolder, load_adapter, lora_key, LoraMatrix};
 use crate::checkpoint::{AdapterConfig, NamedTensor};
+use crate::checkpoint::{LINEARS, LoraMatrix, ModelFolder, load_adapter, lora_key};
 use crate::device::Device;
 use crate::model::{Batch, EciHead, LoraSpec, ParamsBuilder, Quantise, load, put_adapter};
 use crate::ops::sequences::SequenceLayout;

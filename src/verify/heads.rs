@@ -47,11 +47,9 @@ fn paper(device: &Device, check: &mut Check, golden: &Tensors, meta: Option<&str
     let prompt = ints(golden.get("prompt_mask")?);
     let kept_prompt: Vec<i32> = prompt.chunks(padded.len).map(|row| row.iter().sum()).collect();
     let everything = vec![padded.len as i32; padded.n];
-    for (case, n_keep, leaky) in [
-        ("all", &everything, false),
-        ("prompt", &kept_prompt, false),
-        ("all_leaky", &everything, true),
-    ] {
+    for (case, n_keep, leaky) in
+        [("all", &everything, false), ("prompt", &kept_prompt, false), ("all_leaky", &everything, true)]
+    {
         let batch = padded.with_padding(device, n_keep.clone(), &classes)?;
         trainer.head.as_mut().expect("made with one").leaky_logits = leaky;
         forward(check, &trainer, &batch, golden, case)?;
@@ -170,7 +168,15 @@ fn from_golden_states(
     Ok(())
 }
 
-fn eci_config(kind: &str, hidden: usize, s: usize, dims: Vec<usize>, act: &str, slope: f32, n_class: usize) -> EciConfig {
+fn eci_config(
+    kind: &str,
+    hidden: usize,
+    s: usize,
+    dims: Vec<usize>,
+    act: &str,
+    slope: f32,
+    n_class: usize,
+) -> EciConfig {
     EciConfig {
         kind: kind.into(),
         hidden,

@@ -34,7 +34,8 @@ impl Line {
 impl std::fmt::Display for Line {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let verdict = if self.passes() { "pass" } else { "FAIL" };
-        let torch = self.torch.map_or("      -       -".into(), |t| format!("{t:9.2e} {:5.2}", self.error / t.max(1e-300)));
+        let torch =
+            self.torch.map_or("      -       -".into(), |t| format!("{t:9.2e} {:5.2}", self.error / t.max(1e-300)));
         write!(f, "{verdict}  {:<64} {:9.2e} {torch}  limit {:.2e}", self.name, self.error, self.limit)
     }
 }

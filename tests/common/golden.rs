@@ -20,8 +20,12 @@ impl Golden {
         let tensors = file.tensors().into_iter().map(|(name, t)| {
             let values = match t.dtype() {
                 Dtype::F64 => bytemuck::allocation::pod_collect_to_vec::<u8, f64>(t.data()),
-                Dtype::F32 => bytemuck::allocation::pod_collect_to_vec::<u8, f32>(t.data()).into_iter().map(f64::from).collect(),
-                Dtype::I32 => bytemuck::allocation::pod_collect_to_vec::<u8, i32>(t.data()).into_iter().map(f64::from).collect(),
+                Dtype::F32 => {
+                    bytemuck::allocation::pod_collect_to_vec::<u8, f32>(t.data()).into_iter().map(f64::from).collect()
+                }
+                Dtype::I32 => {
+                    bytemuck::allocation::pod_collect_to_vec::<u8, i32>(t.data()).into_iter().map(f64::from).collect()
+                }
                 Dtype::U8 => t.data().iter().map(|&b| f64::from(b)).collect(),
                 other => panic!("{name}: {other:?} in a golden file"),
             };
@@ -56,6 +60,11 @@ impl Golden {
     /// An input as integers.
     pub fn ints(&self, case: &str, name: &str) -> Vec<i32> {
         self.get(&format!("{case}.in.{name}")).1.iter().map(|&v| v as i32).collect()
+    }
+
+    /// The fp64 truth of an output.
+    pub fn expected(&self, case: &str, name: &str) -> &[f64] {
+        &self.get(&format!("{case}.out.{name}")).1
     }
 
     /// An input on the device, in its storage type.

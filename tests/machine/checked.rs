@@ -7,8 +7,22 @@ use std::sync::Mutex;
 type PlantedBug = unsafe extern "C" fn(i32, bool, *const f32, *mut f32, *const c_void, i32) -> lc_status;
 
 unsafe extern "C" {
-    fn lc_planted_bug_cpu_bf16(which: i32, correct: bool, x: *const f32, y: *mut f32, tile: *const c_void, n: i32) -> lc_status;
-    fn lc_planted_bug_cpu_fp32(which: i32, correct: bool, x: *const f32, y: *mut f32, tile: *const c_void, n: i32) -> lc_status;
+    fn lc_planted_bug_cpu_bf16(
+        which: i32,
+        correct: bool,
+        x: *const f32,
+        y: *mut f32,
+        tile: *const c_void,
+        n: i32,
+    ) -> lc_status;
+    fn lc_planted_bug_cpu_fp32(
+        which: i32,
+        correct: bool,
+        x: *const f32,
+        y: *mut f32,
+        tile: *const c_void,
+        n: i32,
+    ) -> lc_status;
     fn lc_check_register(p: *const c_void, n_bytes: usize, name: *const c_char);
     fn lc_check_unregister(p: *const c_void);
     fn lc_check_seed(seed: u64);
@@ -24,7 +38,10 @@ const BUGS: [(&str, &[&str]); 11] = [
     ("barrier_at_loop_end", &["race: writes 4 bytes of shared memory", "thread 63 read them"]),
     ("shared_write_out_of_bounds", &["thread 63: writes 4 bytes outside every shared array (offset 256)"]),
     ("uninitialised_shared_read", &["that nobody has written yet"]),
-    ("global_read_past_the_tail", &["block 2,0,0, thread 61: reads 4 bytes of global memory 0 bytes behind the end of `in`"]),
+    (
+        "global_read_past_the_tail",
+        &["block 2,0,0, thread 61: reads 4 bytes of global memory 0 bytes behind the end of `in`"],
+    ),
     ("syncwarp_between_lanes", &["race: reads 4 bytes of shared memory", "no barrier after thread"]),
     ("divergent_barrier", &["divergent barriers"]),
     ("wrong_tile_stride", &["of shared memory", "that nobody has written yet"]),
@@ -49,7 +66,8 @@ fn run(bug: PlantedBug, one: &[u8], which: usize, correct: bool, seed: u64) -> (
     let x: Vec<f32> = (0..BLOCKS * 64).map(|i| i as f32).collect();
     let mut y = vec![-1.0f32; BLOCKS * 64];
     let sixteen_bytes: Vec<u8> = one.iter().copied().cycle().take(16).collect();
-    let tile: Vec<u128> = vec![u128::from_ne_bytes(sixteen_bytes.try_into().expect("sixteen")); 64 * 64 * one.len() / 16];
+    let tile: Vec<u128> =
+        vec![u128::from_ne_bytes(sixteen_bytes.try_into().expect("sixteen")); 64 * 64 * one.len() / 16];
     let buffers = [
         (x.as_ptr().cast::<c_void>(), size_of_val(&x[..]), c"in"),
         (y.as_ptr().cast(), size_of_val(&y[..]), c"out"),
@@ -67,7 +85,8 @@ fn run(bug: PlantedBug, one: &[u8], which: usize, correct: bool, seed: u64) -> (
     }
 }
 
-const VARIANTS: [(PlantedBug, &[u8]); 2] = [(lc_planted_bug_cpu_bf16, &[0x80, 0x3f]), (lc_planted_bug_cpu_fp32, &[0, 0, 0x80, 0x3f])];
+const VARIANTS: [(PlantedBug, &[u8]); 2] =
+    [(lc_planted_bug_cpu_bf16, &[0x80, 0x3f]), (lc_planted_bug_cpu_fp32, &[0, 0, 0x80, 0x3f])];
 
 #[test]
 fn every_planted_bug_is_caught_and_named() {
@@ -78,8 +97,9 @@ fn every_planted_bug_is_caught_and_named() {
             assert!(status.detail > 0, "{name}: no faults counted");
             let line = 1 + SOURCE.lines().position(|l| l.ends_with(&format!("// BUG {name}"))).expect("a marked line");
             let named = |sentence: &str| {
-                sentence.starts_with(&format!("checked: tests/kernels/planted_bugs.cu:{line}: kernel {name}<false>, block "))
-                    && sentence.contains("thread ")
+                sentence.starts_with(&format!(
+                    "checked: tests/kernels/planted_bugs.cu:{line}: kernel {name}<false>, block "
+                )) && sentence.contains("thread ")
                     && words.iter().all(|word| sentence.contains(word))
             };
             assert!(report.lines().any(named), "{name}, line {line}, is not named in:\n{report}");

@@ -1,0 +1,139 @@
+//! What must not change the answer: recomputation, packing, accumulation, the number of threads.
+
+use super::{batch, rows, trainer};
+use crate::common::{Golden, for_each_device};
+use llamacare::data::Tokenized;
+use llamacare::device::{Compute, DType, Device};
+use llamacare::ffi::set_threads;
+use llamacare::generate::{Greedy, generate, logits};
+use llamacare::model::{Quantise, RunOptions};
+use llamacare::ops::dropout::Dropout;
+use llamacare::tape::Tape;
+
+const EVERYTHING: &[&[usize]] = &[&[0, 1, 2, 3]];
+
+/// The flat gradients of the joint loss over these micro-batches.
+fn gradients(device: &Device, rows: &[Tokenized], micro: &[&[usize]], options: &RunOptions) -> Vec<f32> {
+    let trainer = trainer(device, Quantise::Nf4Double, true);
+    let batches: Vec<_> = micro.iter().map(|which| batch(device, rows, which)).collect();
+    trainer.gradients(&batches, options).unwrap();
+    let gradients = trainer.params.state.grad.read_f32().unwrap();
+    assert!(gradients.iter().any(|g| *g != 0.0));
+    gradients
+}
+
+fn relative(a: &[f32], b: &[f32]) -> f64 {
+    let difference: f64 = a.iter().zip(b).map(|(x, y)| f64::from(x - y).powi(2)).sum();
+    (difference / b.iter().map(|y| f64::from(*y).powi(2)).sum::<f64>()).sqrt()
+}
+
+#[test]
+fn recompute_is_bit_equal_with_and_without_dropout() {
+    let rows = rows(&Golden::load("llama"));
+    for_each_device(|device| {
+        for dropout in [None, Some(Dropout { p: 0.25, seed: 3, step: 9, tensor: 0 })] {
+            let keep = RunOptions { recompute: false, dropout };
+            let again = RunOptions { recompute: true, dropout };
+            assert_eq!(gradients(device, &rows, EVERYTHING, &keep), gradients(device, &rows, EVERYTHING, &again));
+        }
+    });
+}
+
+#[test]
+fn dropout_changes_the_gradients_and_another_step_draws_another_mask() {
+    let rows = rows(&Golden::load("llama"));
+    let device = Device::cpu(Compute::Fp32).unwrap();
+    let with = |step| RunOptions { recompute: false, dropout: Some(Dropout { p: 0.5, seed: 3, step, tensor: 0 }) };
+    let none = gradients(&device, &rows, EVERYTHING, &RunOptions::default());
+    let (first, second) =
+        (gradients(&device, &rows, EVERYTHING, &with(0)), gradients(&device, &rows, EVERYTHING, &with(1)));
+    assert!(relative(&first, &none) > 0.05 && relative(&first, &second) > 0.05);
+}
+
+/// Each loss has its own denominator over the step: however the rows are cut into micro-batches, the gradient is the same.
+/// Only the order of fp32 sums differs. Cuts into a handful of tokens are for fp32 storage alone: they take the product for
+/// few tokens, which does not round the decoded weight to bf16, and that one rounding shows in bf16.
+#[test]
+fn packed_is_one_by_one_and_accumulation_is_not_seen() {
+    let rows = rows(&Golden::load("llama"));
+    for_each_device(|device| {
+        let one = gradients(device, &rows, EVERYTHING, &RunOptions::default());
+        let cuts: [&[&[usize]]; 4] =
+            [&[&[0], &[1], &[2], &[3]], &[&[0, 1], &[2], &[3]], &[&[0, 3], &[1, 2]], &[&[2], &[3, 0, 1]]];
+        let fp32 = device.act() == DType::F32;
+        for micro in cuts.into_iter().skip(if fp32 { 0 } else { 2 }) {
+            let split = gradients(device, &rows, micro, &RunOptions::default());
+            let error = relative(&split, &one);
+            assert!(error < 2e-5, "{micro:?} on {}: {error:.2e}", device.name());
+        }
+    });
+}
+
+#[test]
+fn the_number_of_threads_does_not_change_a_bit_and_neither_does_a_second_run() {
+    let rows = rows(&Golden::load("llama"));
+    let run = |threads| {
+        set_threads(threads, || {
+            let device = Device::cpu(Compute::Bf16).unwrap();
+            let mut trainer = trainer(&device, Quantise::Nf4Double, true);
+            for _ in 0..3 {
+                trainer.gradients(&[batch(&device, &rows, &[0, 1, 2, 3])], &RunOptions::default()).unwrap();
+                trainer.update(1e-3, 1e-3).unwrap();
+            }
+            trainer.params.state.master.read_f32().unwrap()
+        })
+    };
+    let one = run(1);
+    assert_eq!(one, run(2));
+    assert_eq!(one, run(3));
+}
+
+#[test]
+fn the_padding_of_ranks_stays_zero_through_training() {
+    let rows = rows(&Golden::load("llama"));
+    let device = Device::cpu(Compute::Bf16).unwrap();
+    let mut trainer = trainer(&device, Quantise::Nf4, false);
+    for _ in 0..3 {
+        trainer.gradients(&[batch(&device, &rows, &[0, 2, 3])], &RunOptions::default()).unwrap();
+        trainer.update(1e-2, 0.0).unwrap();
+    }
+    let masters = trainer.params.state.master.read_f32().unwrap();
+    for (param, _, range) in trainer.params.iter() {
+        let (columns, values) = (param.value.shape()[1], &masters[range]);
+        let padding: Vec<f32> = if param.name.ends_with("lora_A") {
+            values[5 * columns..].to_vec()
+        } else {
+            values.chunks(columns).flat_map(|row| row[5..].to_vec()).collect()
+        };
+        assert!(padding.iter().all(|v| *v == 0.0), "{}", param.name);
+    }
+}
+
+/// Decoding with a cache takes, step by step, the token that a full forward over the same text ranks first.
+#[test]
+fn greedy_decoding_with_a_cache_is_greedy_decoding_without() {
+    let rows = rows(&Golden::load("llama"));
+    let device = Device::cpu(Compute::Fp32).unwrap();
+    let trainer = trainer(&device, Quantise::Nf4Double, false);
+    let prompts: Vec<&[u32]> = rows.iter().map(|r| &r.ids[..r.n_prompt.min(r.ids.len())]).collect();
+    let greedy = Greedy { max_new: 6, eos: vec![2], max_tokens: 40 };
+    let answers = generate(&trainer.model, &device, &prompts, &greedy, |_| ()).unwrap();
+    for (prompt, answer) in prompts.iter().zip(&answers) {
+        let mut text = prompt.to_vec();
+        for step in 0..6 {
+            let row = Tokenized { id: "p".into(), n_prompt: text.len(), ids: text.clone(), label: None };
+            let mut tape = Tape::inference(&device);
+            let one = batch(&device, &[row], &[0]);
+            let hidden = trainer.model.forward(&mut tape, &one, &RunOptions::default()).unwrap();
+            let last =
+                logits(&trainer.model, &hidden.value().rows(text.len() - 1, text.len())).unwrap().read_f32().unwrap();
+            let best = (0..91).fold(0, |best, i| if last[i] > last[best] { i } else { best }) as u32;
+            if best == 2 {
+                assert_eq!(answer.len(), step);
+                break;
+            }
+            assert_eq!(answer[step], best, "step {step} after {prompt:?}");
+            text.push(best);
+        }
+    }
+}

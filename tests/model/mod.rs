@@ -1,0 +1,63 @@
+//! The whole model: against PyTorch, and against itself where only the order of work differs.
+
+mod invariants;
+mod llama;
+mod oracle;
+
+use crate::common::Golden;
+use llamacare::checkpoint::{EciConfig, ModelFolder, load_adapter};
+use llamacare::data::{MicroBatch, Tokenized};
+use llamacare::device::Device;
+use llamacare::model::{Batch, EciHead, LoraSpec, Quantise, load, put_adapter};
+use llamacare::train::{AdamW, LossWeights, Trainer};
+use std::path::Path;
+
+fn folder() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/llama")
+}
+
+/// The golden model with its adapter; with a head of its own (paper's kind, s = 24) where `with_head`.
+fn trainer(device: &Device, quantise: Quantise, with_head: bool) -> Trainer {
+    let model_folder = ModelFolder::open(&folder()).unwrap();
+    let (config, tensors) = load_adapter(&folder().join("adapter")).unwrap();
+    let spec = LoraSpec { rank: config.r, scale: config.scale(), targets: config.targets.clone() };
+    let head = EciConfig {
+        kind: "paper".into(),
+        hidden: 64,
+        positions: 24,
+        dims: vec![16, 8],
+        activation: "leaky_relu".into(),
+        slope: 0.01,
+        labels: ["no", "yes", "maybe"].map(String::from).to_vec(),
+        weight: 0.3,
+        adapter_sha256: None,
+    };
+    let (model, params, plan) = load(device, &model_folder, quantise, Some(&spec), 7, |builder| {
+        if with_head { EciHead::plan(builder, &head).map(Some) } else { Ok(None) }
+    })
+    .unwrap();
+    put_adapter(&params, config.r, &tensors).unwrap();
+    let head = plan.map(|p| EciHead::new(p, &params).unwrap());
+    let weights = if with_head { LossWeights::joint(0.3) } else { LossWeights::joint(0.0) };
+    Trainer::new(model, params, head, weights, AdamW::default())
+}
+
+/// The golden file's sequences as tokenised rows; labels in turn.
+fn rows(golden: &Golden) -> Vec<Tokenized> {
+    let (ids, cu) = (golden.ints("packed", "ids"), golden.ints("packed", "cu_seqlens"));
+    let sequence = |(i, range): (usize, &[i32])| {
+        let (begin, end) = (range[0] as usize, range[1] as usize);
+        Tokenized {
+            id: i.to_string(),
+            ids: ids[begin..end].iter().map(|&id| id as u32).collect(),
+            // Targets begin at the token after position begin + n / 2.
+            n_prompt: (end - begin) / 2 + 1,
+            label: Some(i % 3),
+        }
+    };
+    cu.windows(2).enumerate().map(sequence).collect()
+}
+
+fn batch(device: &Device, rows: &[Tokenized], which: &[usize]) -> Batch {
+    Batch::new(device, &MicroBatch::from_rows(which, rows)).unwrap()
+}
