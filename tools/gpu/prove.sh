@@ -36,16 +36,17 @@ query() { nvidia-smi --query-gpu="$1" --format=csv,noheader | head -n 1; }
 text() { printf '"%s"' "$(printf '%s' "$1" | tr -d '\000-\037' | sed 's/[\\"]/\\&/g')"; }
 steps=""
 failed=0
-# step NAME PATTERN COMMAND...: runs it; the last line that matches PATTERN is what the record says of it.
+# step NAME PATTERN COMMAND...: runs it; the last line that matches PATTERN is what the record says of it. Without such a
+# line it has failed, whatever its exit code.
 step() {
     local name=$1 pattern=$2 begin=$SECONDS rc
     shift 2
     say "$name"
     timeout "$seconds" "$@" >"$OUT/$name.log" 2>&1
     rc=$?
-    [ "$rc" -eq 0 ] || failed=1
     local line
     line=$(grep -E "$pattern" "$OUT/$name.log" | tail -n 1)
+    [ "$rc" -eq 0 ] && [ -n "$line" ] || failed=1
     say "$name: exit code $rc after $((SECONDS - begin)) s; ${line:-no result}"
     steps="$steps${steps:+,}
     {\"name\": \"$name\", \"exit_code\": $rc, \"seconds\": $((SECONDS - begin)), \"result\": $(text "$line")}"
@@ -61,9 +62,9 @@ demo=(bin/finetune --device cuda --overwrite)
 
 nvidia-smi >"$OUT/nvidia-smi.log" 2>&1
 if wants tests; then
-    step unit_tests '^test result' bin/unit_tests
+    step unit_tests '^test result: .* [1-9][0-9]* passed' bin/unit_tests
     # rules reads sources, which are not here; machine is about the CPU.
-    step tests '^test result' bin/main_tests --skip rules:: --skip machine:: --nocapture
+    step tests '^test result: .* [1-9][0-9]* passed' bin/main_tests --skip rules:: --skip machine:: --nocapture
     if [ -f "$OUT/tests.log" ] && grep -q '^not on a GPU' "$OUT/tests.log"; then
         say "the tests ran without the GPU: $(grep -m 1 '^not on a GPU' "$OUT/tests.log")"
         failed=1
@@ -87,7 +88,7 @@ if wants sanitizer; then
     fi
 fi
 wants demo && step demo 'ECI|accuracy|error' "${demo[@]}" --out "$OUT/demo"
-wants bench && step bench 'us ' bin/bench --bench
+wants bench && step bench '[0-9] us ' bin/bench --bench
 
 cat >"$OUT/record.json" <<END
 {
