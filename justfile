@@ -29,7 +29,7 @@ aarch64:
 
 # the demo, a few steps of it
 demo:
-    cargo run --release --bin finetune -- --steps 4 --test-rows 12 --out target/demo --overwrite --device cpu
+    cargo run --release --bin finetune -- --steps 4 --eval-rows 12 --out target/demo --overwrite --device cpu
 
 # every kernel for every GPU: no spills, registers and opcodes as in tools/static_kernels.tsv
 static *args:

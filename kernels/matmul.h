@@ -25,7 +25,7 @@ typedef struct lc_matmul_segment {
 typedef struct lc_matmul_args {
     lc_matmul_segment segment[LC_MAX_SEGMENTS];
     lc_act *y;          /* [M,N] out, rows ldy apart; or NULL              */
-    float *y32;         /* the same in fp32; exactly one of y, y32         */
+    float *y32;         /* [M,N] out, the same in fp32; one of y, y32      */
     int32_t n_segments; /* 1 to LC_MAX_SEGMENTS                            */
     int32_t M, N;       /* N a multiple of 8; M as well in TN              */
     int32_t ldy;        /* a multiple of 8                                 */

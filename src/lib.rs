@@ -16,6 +16,7 @@ pub mod generate;
 pub mod model;
 pub mod ops;
 pub mod report;
+pub mod table;
 pub mod tape;
 pub mod train;
 pub mod verify;

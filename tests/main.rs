@@ -4,3 +4,4 @@ mod common;
 mod machine;
 mod model;
 mod ops;
+mod rules;

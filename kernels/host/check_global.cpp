@@ -39,12 +39,13 @@ bool global_access(const Who& me, const char* p, size_t n, bool write) {
     CheckedLaunch* launch = block->launch->checked;
     const char* does = write ? "writes" : "reads";
     if (launch->buffers.empty()) return true;
-    static __thread const Buffer* last;  // where the access before this one was; another launch's is not in our list
-    const Buffer* u = last;
-    const bool ours = u >= launch->buffers.data() && u < launch->buffers.data() + launch->buffers.size();
-    if (!ours || p < u->begin || p >= u->begin + u->n_bytes) {
-        auto after = std::upper_bound(launch->buffers.begin(), launch->buffers.end(), p, begins_after);
-        u = after == launch->buffers.begin() ? nullptr : &*(after - 1);
+    // Most accesses are to the buffer of the one before; an index, for another launch has another list.
+    static __thread size_t last;
+    const std::vector<Buffer>& buffers = launch->buffers;
+    const Buffer* u = last < buffers.size() ? &buffers[last] : nullptr;
+    if (!u || p < u->begin || p >= u->begin + u->n_bytes) {
+        auto after = std::upper_bound(buffers.begin(), buffers.end(), p, begins_after);
+        u = after == buffers.begin() ? nullptr : &*(after - 1);
         const char* end = u ? u->begin + u->n_bytes : nullptr;
         if (!u || p >= end) {
             // What begins a little behind a buffer is the usual tail that was not masked.
@@ -56,7 +57,7 @@ bool global_access(const Who& me, const char* p, size_t n, bool write) {
                 fault(me.pc, nullptr, "thread %u: %s %zu bytes outside every buffer, at %p", me.thread, does, n, p);
             return false;
         }
-        last = u;
+        last = (size_t)(u - buffers.data());
     }
     const size_t at = (size_t)(p - u->begin);
     if (at + n > u->n_bytes) {

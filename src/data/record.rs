@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn a_row_without_text_is_found() {
         let said = sentence(|path| load(path, None), "{\"question\": \"a\"}\n{\"quesion\": \"b\", \"label\": \"yes\"}");
-        assert_eq!(said, "FILE, line 2: no text in field \"question\" or \"prompt\"; the row has: label, quesion");
+        assert_eq!(said, "FILE, line 2: no text in field \"question\" or \"prompt\"; the row has: quesion, label");
         let said = sentence(|path| load(path, None), r#"{"1": {"QUESTION": " ", "CONTEXTS": []}}"#);
         assert_eq!(said, "FILE, row 1 (key \"1\"): no text in field \"QUESTION\"; the row has: CONTEXTS, QUESTION");
     }

@@ -25,10 +25,9 @@ pub(super) fn sentence<T: std::fmt::Debug>(read: impl Fn(&Path) -> Result<T>, te
     error.to_string().replace(path.to_str().unwrap(), "FILE")
 }
 
-/// The shared real data, where it is; else says why a test does not run.
+/// A file of real data, where LLAMACARE_SHARED says it is; else says why a test does not run.
 pub(super) fn shared(path: &str) -> Option<PathBuf> {
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
-    let root = std::env::var_os("LLAMACARE_SHARED").map_or(beside, PathBuf::from);
+    let root = std::env::var_os("LLAMACARE_SHARED").map(PathBuf::from).unwrap_or_default();
     let path = root.join("data").join(path);
     if path.exists() {
         return Some(path);

@@ -23,7 +23,7 @@ pub(super) fn register(kind: &Kind, address: usize, n_bytes: usize, name: &str) 
 /// No kernel may touch the buffer that starts here any more.
 pub(super) fn unregister(kind: &Kind, address: usize) {
     if let Kind::Cpu(_) = kind {
-        // SAFETY: the address is only looked up.
+        // SAFETY: the address is only looked up in the checker's own list; what it points to is not touched.
         unsafe { lc_check_unregister(address as *const c_void) }
     }
 }

@@ -46,7 +46,7 @@ impl Gpu {
             );
         }
         let mut driver = 0;
-        // SAFETY: the driver writes one int.
+        // SAFETY: the driver's library was just found; the call writes one int, through a live reference.
         unsafe { sys::cuDriverGetVersion(&mut driver) }.result().map_err(|e| device_error("driver version", e))?;
         if driver < 13000 {
             bail_input!(
@@ -107,6 +107,6 @@ pub(super) fn copy(gpu: &Gpu, to: usize, from: usize, n_bytes: usize) -> Result<
 
 pub(super) fn zero(gpu: &Gpu, address: usize, n_bytes: usize) -> Result<()> {
     gpu.bind()?;
-    // SAFETY: the caller checked the range.
+    // SAFETY: the caller checked that the range lies inside the buffer; the default stream orders it with kernels.
     unsafe { result::memset_d8_sync(address as u64, 0, n_bytes) }.map_err(|e| device_error("memset on the GPU", e))
 }

@@ -70,7 +70,7 @@ mod checked {
             fn lc_check_take_report(text: *mut u8, n_bytes: usize) -> usize;
         }
         let mut text = vec![0; 1 << 16];
-        // SAFETY: it writes at most the length given.
+        // SAFETY: it writes at most the length given, which is the vector's own, and returns how much of it.
         let n = unsafe { lc_check_take_report(text.as_mut_ptr(), text.len()) };
         String::from_utf8_lossy(&text[..n]).trim_end().to_string()
     }

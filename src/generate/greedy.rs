@@ -1,8 +1,7 @@
 //! Greedy decoding of many prompts at once: one packed prefill, then one token a step for every sequence still open.
 
 use crate::device::{DType, Device, Tensor};
-use crate::generate::KvCache;
-use crate::model::Llama;
+use crate::model::{KvCache, Llama};
 use crate::ops::matmul::{Layout, matmul};
 use crate::ops::rows::gather_rows;
 use crate::ops::sequences::SequenceLayout;

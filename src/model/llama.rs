@@ -6,8 +6,7 @@
 use crate::Result;
 use crate::checkpoint::LlamaConfig;
 use crate::device::Tensor;
-use crate::generate::KvCache;
-use crate::model::Batch;
+use crate::model::{Batch, KvCache};
 use crate::ops::attention::attention;
 use crate::ops::dropout::Dropout;
 use crate::ops::embedding::embedding;

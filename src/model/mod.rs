@@ -2,6 +2,7 @@
 
 mod adapter;
 mod batch;
+mod cache;
 mod eci;
 mod llama;
 mod load;
@@ -10,6 +11,7 @@ mod plan;
 
 pub use adapter::{adapter_tensors, head_tensors, put_adapter, unpad};
 pub use batch::Batch;
+pub use cache::KvCache;
 pub use eci::{EciHead, EciPlan};
 pub use llama::{Llama, RunOptions};
 pub use load::{LoraSpec, Quantise, linear_shape, load};

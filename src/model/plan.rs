@@ -6,7 +6,7 @@ use crate::bytes;
 use crate::checkpoint::{EciConfig, LINEARS, LlamaConfig};
 use crate::model::{LoraSpec, Quantise, linear_shape};
 use crate::ops::linear::padded_rank;
-use crate::report::Table;
+use crate::table::Table;
 
 /// Bytes by name.
 #[derive(Debug, Clone)]

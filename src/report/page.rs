@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use super::charts::{Series, Style, lines};
 use super::summary::{Report, duration};
-use super::table::Table;
 use crate::eval::Confusion;
+use crate::table::Table;
 use crate::train::log::{StepLog, Validation};
 use crate::{Error, Result, bytes};
 

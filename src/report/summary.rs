@@ -4,9 +4,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::table::Table;
 use crate::bytes;
 use crate::eval::metrics::wilson;
+use crate::table::Table;
 use crate::{Error, Result};
 
 /// Its name in a run's folder.
