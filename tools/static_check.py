@@ -28,11 +28,11 @@ def run(tool, *args):
 
 
 def name(symbol):
-    """As the source says it, without namespace, hash and parameters: rms_norm_fwd, matmul<Tile<64, 64>, 0>"""
+    """As the source says it, without namespace, hash and parameters: rms_norm_fwd, matmul<0, Tile<64, 64>>"""
     text = run("c++filt", symbol).strip()
     # The anonymous namespace's own name holds a hash of the compilation: it would differ from machine to machine.
     text = re.sub(r"\(anonymous namespace\)::|_GLOBAL__N__\w+::|\bvoid ", "", text)
-    text = re.sub(r"\((?:unsigned )?(?:int|long|bool)\)", "", text)  # (int)64 in template arguments
+    text = re.sub(r"\((?:unsigned )?\w+\)(?=-?\d)", "", text).replace("> >", ">>")  # (int)64 in template arguments
     depth = 0
     for i, c in enumerate(text):  # cut the parameter list, keep template arguments
         depth += (c == "<") - (c == ">")
