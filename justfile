@@ -17,7 +17,7 @@ bindings:
 
 # every kernel test again, each access watched: races, bounds, uninitialised shared memory, divergent barriers
 checked:
-    cargo test --release --features checked --test main
+    cargo test --release --features checked --test main -- ops:: machine:: model::
 
 # every kernel test again, tensor-core work lane by lane
 lanewise:

@@ -2,29 +2,37 @@
 """What ptxas made of every kernel, held to a committed table: registers, shared memory, tensor-core opcodes, no spills.
 
     tools/static_check.py OBJECT...            compare with tools/static_kernels.tsv; exit 1 on any difference or spill
-    tools/static_check.py --write OBJECT...    write the table anew
+    tools/static_check.py --write OBJECT...    write the rows of these objects anew
 
 OBJECTs are the *.cuda.o that build.rs leaves in its OUT_DIR. The compiler is pinned (tools/install_cuda.sh) and its output
 is the same from run to run, so the numbers are compared exactly: a kernel that loses its HMMA, its asynchronous copies or
 a register's worth of occupancy shows here, without a GPU.
 """
-import collections, os, re, subprocess, sys
+import collections
+import os
+import re
+import subprocess
+import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TABLE = os.path.join(HERE, "static_kernels.tsv")
 BIN = os.path.join(HERE, "..", ".cuda", "nvidia", "cu13", "bin")
+KERNELS = os.path.join(HERE, "..", "kernels")
 COLUMNS = ["registers", "shared", "HMMA", "LDSM", "LDGSTS", "LDG.128", "STG.128"]
 
 
 def run(tool, *args):
+    """What a tool of the toolkit prints; the pinned one before any other."""
     env = dict(os.environ, PATH=BIN + os.pathsep + os.environ["PATH"])
     return subprocess.run([tool, *args], capture_output=True, text=True, check=True, env=env).stdout
 
 
 def name(symbol):
-    """namespace-free, hash-free: rms_norm_fwd, matmul<64, 64, 0>"""
+    """As the source says it, without namespace, hash and parameters: rms_norm_fwd, matmul<0, Tile<64, 64>>"""
     text = run("c++filt", symbol).strip()
-    text = re.sub(r"\(anonymous namespace\)::|_GLOBAL__N__\w+::|void ", "", text)
+    # The anonymous namespace's own name holds a hash of the compilation: it would differ from machine to machine.
+    text = re.sub(r"\(anonymous namespace\)::|_GLOBAL__N__\w+::|\bvoid ", "", text)
+    text = re.sub(r"\((?:unsigned )?\w+\)(?=-?\d)", "", text).replace("> >", ">>")  # (int)64 in template arguments
     depth = 0
     for i, c in enumerate(text):  # cut the parameter list, keep template arguments
         depth += (c == "<") - (c == ">")
@@ -34,6 +42,7 @@ def name(symbol):
 
 
 def measure(path):
+    """(file, kernel, gpu) -> its row, and a line for each kernel that keeps registers in memory."""
     rows, spills, gpu, symbol = {}, [], None, None
     counts = collections.defaultdict(collections.Counter)
     for line in run("cuobjdump", "-sass", path).splitlines():
@@ -55,6 +64,7 @@ def measure(path):
             c = counts[gpu, symbol]
             stem = os.path.basename(path).split(".")[0]
             key = (stem, name(symbol), "sm_" + gpu)
+            assert key not in rows, f"two kernels are called {key}"
             rows[key] = [int(m[1]), int(m[3])] + [c[k] for k in COLUMNS[2:]]
             if int(m[4]) or c["STL"] or c["LDL"]:
                 spills.append(f"{key}: local memory {m[4]}, stack {m[2]}, {c['STL']} STL, {c['LDL']} LDL")
@@ -70,18 +80,25 @@ def main():
         spills += s
     if not rows:
         sys.exit("no kernels in the objects given")
-    lines = ["\t".join(["file", "kernel", "gpu"] + COLUMNS)]
-    lines += ["\t".join(list(k) + [str(x) for x in v]) for k, v in sorted(rows.items())]
+    lines = ["\t".join(list(k) + [str(x) for x in v]) for k, v in rows.items()]
+    old = open(TABLE).read().splitlines()[1:] if os.path.exists(TABLE) else []
     if write:
-        open(TABLE, "w").write("\n".join(lines) + "\n")
-    old = open(TABLE).read().splitlines()
+        given = {key[0] for key in rows}
+        stem = lambda line: line.split("\t")[0]
+        keep = [l for l in old if stem(l) not in given and os.path.exists(f"{KERNELS}/{stem(l)}.cu")]
+        old = lines = sorted(lines + keep)
+        with open(TABLE, "w") as table:
+            table.write("\n".join(["\t".join(["file", "kernel", "gpu"] + COLUMNS)] + lines) + "\n")
     gone, new = sorted(set(old) - set(lines)), sorted(set(lines) - set(old))
     for what, these in (("spill: ", spills), ("table: ", gone), ("now:   ", new)):
         for line in these:
             print(what + line)
     print(f"{len(rows)} kernels, {len(spills)} spill, {len(new)} differ from tools/static_kernels.tsv")
-    if spills or gone or new:
+    if spills:
+        sys.exit("a kernel spills registers to memory: give it fewer live values, or its block fewer threads")
+    if gone or new:
         sys.exit("if a difference is meant: `just static --write`, and say in the commit what it gains")
 
 
-main()
+if __name__ == "__main__":
+    main()

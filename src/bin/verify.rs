@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use llamacare::device::{Compute, Device};
-use llamacare::{Result, ffi, verify};
+use llamacare::{Result, bail_input, ffi, verify};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -40,11 +40,17 @@ fn run(a: &Arguments) -> Result<bool> {
     let compute = if a.compute == "fp32" { Compute::Fp32 } else { Compute::Bf16 };
     let device = Device::open(&a.device, compute)?;
     println!("{}; error, PyTorch's bf16 error, ratio", device.name());
-    let (lines, failed) = verify::run(&device, &a.oracle, |line| {
+    let summary = verify::run(&device, &a.oracle, |line| {
         if !a.quiet || !line.passes() {
             println!("{line}");
         }
     })?;
-    println!("{lines} quantities, {failed} failed");
-    Ok(failed == 0)
+    for reason in &summary.refused {
+        println!("refused  {reason}");
+    }
+    println!("{} quantities, {} failed; {} cases refused", summary.lines, summary.failed, summary.refused.len());
+    if summary.lines == 0 {
+        bail_input!("{}: nothing was compared: every case was refused", a.oracle.display());
+    }
+    Ok(summary.failed == 0)
 }

@@ -52,12 +52,13 @@ pub(crate) fn cpu_is_new_enough() -> bool {
     lc_host_cpu_ok() != 0
 }
 
-/// What the checked machine said about the launches of this thread since the last call.
+#[cfg(feature = "checked")]
+pub(super) use checked::take_report;
+
+/// What the checked machine said about the launches of this thread since the last call: nothing, in an ordinary build.
+#[cfg(not(feature = "checked"))]
 pub(super) fn take_report() -> String {
-    #[cfg(feature = "checked")]
-    return checked::take_report();
-    #[cfg(not(feature = "checked"))]
-    return String::new();
+    String::new()
 }
 
 #[cfg(feature = "checked")]
@@ -65,7 +66,8 @@ mod checked {
     use std::ffi::{c_char, c_void};
     use std::path::Path;
 
-    pub(super) fn take_report() -> String {
+    /// What the checked machine said about the launches of this thread since the last call.
+    pub(in crate::ffi) fn take_report() -> String {
         unsafe extern "C" {
             fn lc_check_take_report(text: *mut u8, n_bytes: usize) -> usize;
         }

@@ -1,7 +1,7 @@
 //! One oracle case: its files, the batches as this engine packs them, and the models made from it.
 
 use crate::checkpoint::{AdapterConfig, NamedTensor};
-use crate::checkpoint::{LINEARS, LoraMatrix, ModelFolder, load_adapter, lora_key};
+use crate::checkpoint::{LINEARS, LlamaConfig, LoraMatrix, ModelFolder, load_adapter, lora_key};
 use crate::device::Device;
 use crate::model::{Batch, EciHead, LoraSpec, ParamsBuilder, Quantise, load, put_adapter};
 use crate::ops::sequences::SequenceLayout;
@@ -159,6 +159,11 @@ impl Case {
         let Some(loss_scale) = json["loss_scale"].as_f64() else { bail_input!("{}: no loss_scale", path.display()) };
         let adapter = load_adapter(&folder.join("adapter"))?;
         Ok(Case { name, folder: folder.into(), torch_errors: json["error"].clone(), loss_scale, adapter })
+    }
+
+    /// Whether there are kernels for the sizes of this case, or the reason why not.
+    pub fn supported(&self) -> Result<()> {
+        LlamaConfig::load(&self.folder)?.supported()
     }
 
     /// PyTorch's bf16 error of a quantity, if the oracle measured it.

@@ -8,7 +8,7 @@ mod case;
 mod heads;
 
 use crate::device::{Compute, Device, Kind};
-use crate::{Result, bail_input};
+use crate::{Error, Result, bail_input};
 use case::Case;
 use std::path::{Path, PathBuf};
 
@@ -40,22 +40,36 @@ impl std::fmt::Display for Line {
     }
 }
 
+/// What [`run`] found.
+#[derive(Default)]
+pub struct Summary {
+    /// Quantities compared.
+    pub lines: usize,
+    /// Those too far off.
+    pub failed: usize,
+    /// Cases this engine has no kernels for, each with the reason: a width no model has, say.
+    pub refused: Vec<String>,
+}
+
 /// Runs every case under `oracle` (one case folder, or a folder of them). `show` receives each line as it is known.
-/// Returns how many lines there were and how many failed.
-pub fn run(device: &Device, oracle: &Path, mut show: impl FnMut(&Line)) -> Result<(usize, usize)> {
-    let (mut lines, mut failed) = (0, 0);
+pub fn run(device: &Device, oracle: &Path, mut show: impl FnMut(&Line)) -> Result<Summary> {
+    let mut summary = Summary::default();
     for folder in cases(oracle)? {
         let case = Case::open(&folder)?;
+        if let Err(Error::Input(reason)) = case.supported() {
+            summary.refused.push(format!("{}: {reason}", case.name));
+            continue;
+        }
         let mut out = Vec::new();
         base::check(device, &case, &mut out)?;
         heads::check(device, &case, &mut out)?;
         for line in &out {
-            lines += 1;
-            failed += usize::from(!line.passes());
+            summary.lines += 1;
+            summary.failed += usize::from(!line.passes());
             show(line);
         }
     }
-    Ok((lines, failed))
+    Ok(summary)
 }
 
 /// `oracle` itself, or the case folders in it or in its `tiny_llama`.

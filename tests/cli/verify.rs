@@ -12,7 +12,7 @@ fn verify(oracle: &Path) -> Output {
 
 /// The smallest oracle case, copied so that it can be spoilt; none where the shared cases are not there.
 fn case() -> Option<tempfile::TempDir> {
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("shared");
     let case = std::env::var_os("LLAMACARE_SHARED").map_or(beside, PathBuf::from).join("oracle/tiny_llama/eci");
     if !case.is_dir() {
         println!("skipped: {} is not there (LLAMACARE_SHARED names the folder that holds oracle/)", case.display());

@@ -106,15 +106,17 @@ fn a_second_backward_adds_and_a_reset_sets_again() {
         let case = "T7_r16";
         let layers = layers(device, &golden, case, false);
         let (x, dys) = inputs(device, &golden, case);
-        let a = &layers[1].lora.as_ref().unwrap().a;
+        let Lora { a, b, .. } = layers[1].lora.as_ref().unwrap();
+        let gradients = || [a, b].map(|p| p.grad.read_f32().unwrap());
         run(device, &layers, &x, &dys, None);
-        let once = a.grad.read_f32().unwrap();
+        let once = gradients();
         run(device, &layers, &x, &dys, None);
-        let twice: Vec<f32> = once.iter().map(|g| g + g).collect();
-        assert_eq!(a.grad.read_f32().unwrap(), twice);
+        let twice = once.clone().map(|g| g.iter().map(|v| v + v).collect::<Vec<f32>>());
+        assert_eq!(gradients(), twice);
         a.reset();
+        b.reset();
         run(device, &layers, &x, &dys, None);
-        assert_eq!(a.grad.read_f32().unwrap(), once);
+        assert_eq!(gradients(), once);
     });
 }
 

@@ -12,11 +12,13 @@ from common import OUT
 CASES = [("f32", 136, 128),                     # more than 256 blocks
          ("f32", 33, 77), ("bf16", 33, 77),     # an odd count, the last block partial
          ("f32", 24, 176), ("bf16", 64, 72),    # blocks run across rows
-         ("f32", 5, 7), ("bf16", 1, 65)]        # less than one block, just over one
+         ("f32", 2, 16), ("f32", 5, 7), ("bf16", 1, 65)]        # less than one block, just over one
 g = torch.Generator().manual_seed(4)
 t = {"nf4_map": bnb.NF4_MAP, "nested_map": bnb.NESTED_MAP}
 for kind, N, K in CASES:
     w = torch.randn(N, K, generator=g) * (0.02 + 0.1 * torch.rand(N, 1, generator=g))
+    if (N, K) == (2, 16):                       # exactly between two codes: a tie goes down
+        w = torch.cat([torch.ones(1), (bnb.NF4_MAP[1:] + bnb.NF4_MAP[:-1]) / 2, bnb.NF4_MAP]).reshape(N, K)
     if N > 20:
         w[3] = 0                                # with K >= 64 a whole block of zeros
         w[5, 7] = 4.0                           # an outlier
