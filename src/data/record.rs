@@ -216,7 +216,7 @@ mod tests {
         let said = sentence(|path| load(path, None), "{\"question\": \"a\"}\n{\"quesion\": \"b\", \"label\": \"yes\"}");
         assert_eq!(said, "FILE, line 2: no text in field \"question\" or \"prompt\"; the row has: quesion, label");
         let said = sentence(|path| load(path, None), r#"{"1": {"QUESTION": " ", "CONTEXTS": []}}"#);
-        assert_eq!(said, "FILE, row 1 (key \"1\"): no text in field \"QUESTION\"; the row has: CONTEXTS, QUESTION");
+        assert_eq!(said, "FILE, row 1 (key \"1\"): no text in field \"QUESTION\"; the row has: QUESTION, CONTEXTS");
     }
 
     #[test]
