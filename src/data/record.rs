@@ -8,7 +8,9 @@
 //!
 //! A row of our own format:
 //!
-//!     {"id": "a7", "question": "Does it help?", "contexts": ["Pain fell."], "answer": "It helps.", "label": "yes"}
+//! ```json
+//! {"id": "a7", "question": "Does it help?", "contexts": ["Pain fell."], "answer": "It helps.", "label": "yes"}
+//! ```
 //!
 //! Other fields are passed over. A row without an id is called by its place ("line 7"). Numbers serve as ids and labels.
 //! Alpaca's instruction is the question, its input the one context, its output the long answer.
