@@ -20,7 +20,10 @@ pub fn run(bench: &mut Bench) {
         ("step 0.9M", Sizes(128, 352, 4, 4, 2, 768)),
         ("step 10.5M", Sizes(256, 704, 8, 8, 8, 8000)),
     ];
-    for (name, sizes) in models.into_iter().filter(|(name, _)| bench.wants(name)) {
+    for (name, sizes) in models {
+        if !bench.wants(name) {
+            continue;
+        }
         let mut trainer = trainer(bench, &sizes);
         let mut random = SplitMix64::new(1, 0);
         let row = |i: usize, random: &mut SplitMix64| Tokenized {
