@@ -4,9 +4,10 @@ Why a generator. The demo has to show in a minute or two, on two CPU cores, that
 and ECI head rise from guessing to far above it. Real PubMedQA cannot show that with a model of a million parameters.
 So the language here is small, and the question is kept honest by construction:
 
-* Three invented drugs appear in every study, one with each outcome: one works, one does not, one is unclear. The
-  question names one of them. The words of all three answers are thus in every context, and only *which drug* a
-  phrase belongs to decides: no bag of words, no single cue and no position gives the label away.
+* Three invented drugs appear in every study, one with each outcome: one works, one does not, one is unclear. One of
+  the three sentences is the study's own finding ("We found that ..."), the others are reports about other drugs
+  ("Others wrote that ..."); the question is about the study's own drug. The words of all three answers are thus in
+  every context, and only *whose* a phrase is decides: no bag of words, no single cue and no position tells.
 * The question never tells: drug, outcome and wording are drawn independently of the label.
 * Labels are balanced exactly, so a constant answer scores one third.
 * A drug name belongs to one split only (and to none of those the tiny base was pre-trained on).
@@ -40,12 +41,13 @@ CONDITIONS = """asthma gout eczema migraine arthritis colitis lupus sinusitis an
 PATIENTS = ("adults", "children", "women", "men", "patients")
 
 METHODS = (
-    "We gave three drugs to {n} {patients} with {condition}.",
-    "In this trial {n} {patients} with {condition} took one of three drugs.",
-    "A study of three drugs in {n} {patients} with {condition}.",
+    "We gave a drug to {n} {patients} with {condition}.",
+    "In this trial {n} {patients} with {condition} took a drug.",
+    "A study of a drug in {n} {patients} with {condition}.",
 )
-# A finding is "{Outcome} {phrase} with {drug}.". Cue words cross labels on purpose (fell / may have fallen / did not
-# fall), so that a phrase must be read as a whole. The drug stands last, so that it can know its phrase.
+# Cue words cross labels on purpose (fell / may have fallen / did not fall), so that a phrase must be read as a whole.
+OWN = "We found that {outcome} {phrase} with {drug}."
+OTHER = "Others wrote that {outcome} {phrase} with {drug}."
 PHRASES = {
     "yes": ("fell clearly", "improved greatly", "became rare", "was relieved"),
     "no": ("did not fall", "never improved", "stayed the same", "was not relieved"),
@@ -84,18 +86,16 @@ class Finding:
 
 @dataclass(frozen=True)
 class Study:
-    """A methods sentence and three findings, one of each label, in random order."""
+    """A methods sentence, the study's own finding and two of others, one of each label, in random order."""
 
     condition: str
     methods: str
+    own: Finding
     findings: tuple[Finding, ...]
 
     @property
     def results(self) -> str:
         return " ".join(finding.sentence for finding in self.findings)
-
-    def finding(self, label: str) -> Finding:
-        return next(finding for finding in self.findings if finding.label == label)
 
 
 def drug_names(use: str) -> list[str]:
@@ -123,22 +123,23 @@ def unlike_drugs(rng: random.Random, names: list[str], n: int) -> list[str]:
             return drugs
 
 
-def make_finding(rng: random.Random, drug: str, outcome: str, label: str) -> Finding:
+def make_finding(rng: random.Random, frame: str, drug: str, outcome: str, label: str) -> Finding:
     phrase = rng.choice(PHRASES[label])
-    return Finding(drug, outcome, label, phrase, f"{outcome.capitalize()} {phrase} with {drug}.")
+    return Finding(drug, outcome, label, phrase, frame.format(drug=drug, outcome=outcome, phrase=phrase))
 
 
-def make_study(rng: random.Random, names: list[str]) -> Study:
-    """At least two of the three drugs are tried on the same outcome, so the outcome does not find the sentence."""
+def make_study(rng: random.Random, names: list[str], label: str | None = None) -> Study:
+    """`label` is that of the study's own finding. At least two of the three findings are about the same outcome."""
     shared, other = rng.sample(OUTCOMES, 2)
     outcomes = [shared, shared, rng.choice((shared, other))]
-    labels = list(LABELS)
     rng.shuffle(outcomes)
-    rng.shuffle(labels)
+    own_label = label or rng.choice(LABELS)
+    labels = [own_label, *(label for label in LABELS if label != own_label)]
+    quadruples = zip((OWN, OTHER, OTHER), unlike_drugs(rng, names, 3), outcomes, labels)
+    findings = [make_finding(rng, *quadruple) for quadruple in quadruples]
     condition = rng.choice(CONDITIONS)
     methods = rng.choice(METHODS).format(n=rng.randint(20, 99), patients=rng.choice(PATIENTS), condition=condition)
-    triples = zip(unlike_drugs(rng, names, 3), outcomes, labels)
-    return Study(condition, methods, tuple(make_finding(rng, *triple) for triple in triples))
+    return Study(condition, methods, findings[0], tuple(rng.sample(findings, 3)))
 
 
 def overlap(sentence: str, reference: str) -> int:
@@ -147,8 +148,8 @@ def overlap(sentence: str, reference: str) -> int:
     return len(words(sentence) & words(reference))
 
 
-def make_record(rng: random.Random, study: Study, label: str) -> dict:
-    asked = study.finding(label)
+def make_record(rng: random.Random, study: Study) -> dict:
+    asked, label = study.own, study.own.label
     question = asked.question(rng)
     reference = f"{question} {asked.conclusion}"
     others = [study.methods] + [finding.sentence for finding in study.findings if finding is not asked]
@@ -171,7 +172,7 @@ def make_split(split: str, seed: int) -> dict[str, dict]:
     names = drug_names(split)
     labels = [LABELS[i % len(LABELS)] for i in range(SPLIT_SIZES[split])]
     rng.shuffle(labels)
-    records = [make_record(rng, make_study(rng, names), label) for label in labels]
+    records = [make_record(rng, make_study(rng, names, label)) for label in labels]
     return {f"{split}-{i:04}": record for i, record in enumerate(records, start=1)}
 
 

@@ -4,17 +4,19 @@ Why a base of our own. The demo, the tests and CI need a real Hugging Face Llama
 two CPU cores and is free to ship; and the fine-tune must have something to build on, since LoRA on a frozen random
 network learns nothing worth showing. So the base is taught to *read*, and the task is left to the fine-tune:
 
-* taught: the language of tools/make_demo_data.py; finding what a study says about the drug a question names, and
-  repeating it whole or in the deciding words; what a conclusion sounds like; that checklists hold yes, no and maybe.
+* taught: the language of tools/make_demo_data.py; telling a study's own finding from those of others, and repeating it
+  whole or in the deciding words when asked; what a conclusion sounds like; that checklists hold yes, no and maybe.
 * never shown: the prompt of the fine-tune, the three steps, and a yes/no/maybe that has anything to do with a finding.
   Nor any drug name of the demo's files.
 
-A document is one study and several reading exercises on it: every exercise is a look-up by drug name, so a few million
-tokens are enough for the look-up to form. Trained in fp32 on one core; the same seed gives the same weights on the
-same machine. The layers' matrices are trained by Muon and the rest by AdamW: after the same 450 steps the loss was 0.56,
-with AdamW alone 0.75.
+A document is one study and three reading exercises on it, so that a million and a half tokens suffice. What they do not
+suffice for: finding one drug among several by its name alone. Several millions of tokens left that at guessing, which is
+why the own finding is also marked by its words ("We found", where other sentences have "Others wrote").
 
-    python tools/make_tiny_base.py              # about a quarter of an hour; prints the loss, writes the folder
+Trained in fp32 on one core; the same seed gives the same weights on the same machine. The layers' matrices are trained
+by Muon and the rest by AdamW: on an earlier form of the text the loss was 0.56 after 450 steps, with AdamW alone 0.75.
+
+    python tools/make_tiny_base.py              # about four minutes of one core; prints the loss, writes the folder
 """
 
 import argparse
@@ -32,7 +34,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import make_demo_data as demo
 
 UNK, BOS, EOS = "<unk>", "<s>", "</s>"
-VOCAB_SIZE = 768
+VOCAB_SIZE = 736
 CONFIG = dict(
     vocab_size=VOCAB_SIZE,
     hidden_size=128,
@@ -50,9 +52,8 @@ CONFIG = dict(
     eos_token_id=2,
 )
 ROW_TOKENS = 160
-ROWS_PER_STEP = 12
+ROWS_PER_STEP = 10
 WARMUP_STEPS = 50
-PAIRS_SHARE = 0.3
 MUON_LR, ADAMW_LR = 0.01, 3e-3
 
 
@@ -60,7 +61,7 @@ MUON_LR, ADAMW_LR = 0.01, 3e-3
 
 
 def exercise(rng: random.Random, finding: demo.Finding) -> str:
-    """One look-up by drug name. The instruction says what form the answer has."""
+    """One question about a finding. The instruction says what form the answer has."""
     question = finding.question(rng)
     forms = (
         f"Question: {question}\nAnswer in the words of the study.\n{finding.phrase}.\n",
@@ -73,40 +74,19 @@ def exercise(rng: random.Random, finding: demo.Finding) -> str:
 
 
 def checklist(rng: random.Random) -> str:
-    """A record of yes, no and maybe about conditions, with look-ups: the three words, without any finding."""
-    conditions = rng.sample(demo.CONDITIONS, 3)
-    answers = {condition: rng.choice(demo.LABELS) for condition in conditions}
-    listed = ", ".join(f"{condition} {answer}" for condition, answer in answers.items())
-    asked = rng.choice(conditions)
+    """A record of yes, no and maybe about conditions: the three words, without any finding."""
+    listed = ", ".join(f"{condition} {rng.choice(demo.LABELS)}" for condition in rng.sample(demo.CONDITIONS, 3))
     title = rng.choice(("Checklist", "Findings", "Summary", "Decision"))
-    return f"{title} of patient {rng.randint(10, 99)}: {listed}.\nAsked about {asked}: {answers[asked]}\n"
-
-
-def pairs(rng: random.Random, names: list[str]) -> str:
-    """Words each with a drug, then drugs each with its word, in another order: looking the name up is all there is to it."""
-    drugs = demo.unlike_drugs(rng, names, rng.randint(2, 5))
-    words = rng.sample(demo.OUTCOMES + demo.CONDITIONS, len(drugs))
-    listed = list(zip(words, drugs))
-    asked = rng.sample(listed, len(listed))
-    return f"Pairs: {', '.join(map(' '.join, listed))}.\nAsked: {', '.join(f'{drug} {word}' for word, drug in asked)}.\n"
-
-
-def reading(rng: random.Random, names: list[str]) -> str:
-    study = demo.make_study(rng, names)
-    shuffled = rng.sample(study.findings, 3)
-    parts = [f"Context: {study.methods} {study.results}\n"]
-    if rng.random() < 0.5:
-        parts.append(f"Again: {' '.join(finding.sentence for finding in shuffled)}\n")
-    parts += [exercise(rng, finding) for finding in shuffled + rng.sample(study.findings, 1)]
-    if rng.random() < 0.3:
-        parts.insert(rng.randint(0, len(parts)), checklist(rng))
-    return "".join(parts)
+    return f"{title} of patient {rng.randint(10, 99)}: {listed}.\n"
 
 
 def document(rng: random.Random, names: list[str]) -> str:
-    if rng.random() < PAIRS_SHARE:
-        return pairs(rng, names) + pairs(rng, names) + pairs(rng, names)
-    return reading(rng, names)
+    study = demo.make_study(rng, names)
+    parts = [f"Context: {study.methods} {study.results}\n"]
+    parts += [exercise(rng, study.own) for _ in range(3)]
+    if rng.random() < 0.3:
+        parts.insert(rng.randint(0, len(parts)), checklist(rng))
+    return "".join(parts)
 
 
 # ---- the tokenizer --------------------------------------------------------------------------------------------------
@@ -164,38 +144,6 @@ def batch(rng: random.Random, names: list[str], tokenizer: Tokenizer) -> tuple[t
     return ids, labels
 
 
-def start_with_looking_back(model: LlamaForCausalLM) -> None:
-    """Attention begins as half of a look-up (after Trockman and Kolter, "Mimetic initialization", 2023).
-
-    Left to itself a model this small finds the look-up only after many millions of tokens. So it starts with:
-
-    * embeddings far larger than what the layers add, so that a token stays recognisable; one coordinate is a constant;
-    * W_o = W_v^T: what is seen is added as it is;
-    * first layer, first kv head: queries and keys read the constant alone, and two middling pairs of RoPE make of it
-      attention to the last few tokens: a drug's name, last in its sentence, takes in the phrase before it;
-    * later layers: W_q = W_k, so equal tokens attend to each other, on the slow pairs of RoPE, which do not forget with
-      distance: the name in the question finds the name in the study.
-    """
-    kv_heads, head_dim, hidden = CONFIG["num_key_value_heads"], CONFIG["head_dim"], CONFIG["hidden_size"]
-    group = CONFIG["num_attention_heads"] // kv_heads
-    per_head = lambda weight: weight.view(kv_heads, -1, head_dim, hidden)
-    slow = (torch.arange(head_dim) % (head_dim // 2) >= 6)[:, None].float()
-    with torch.no_grad():
-        model.model.embed_tokens.weight.normal_(std=1.0)
-        model.model.embed_tokens.weight[:, 0] = 3.0
-        for depth, layer in enumerate(model.model.layers):
-            attention = layer.self_attn
-            attention.v_proj.weight.normal_(std=hidden**-0.5)
-            values = per_head(attention.v_proj.weight).expand(-1, group, -1, -1).reshape(-1, hidden)
-            attention.o_proj.weight.copy_(values.T)
-            keys = per_head(attention.k_proj.weight)
-            if depth == 0:
-                keys[0, 0, 2:4, 0] = 1.16
-            else:
-                keys.copy_(torch.randn_like(keys) * slow * 0.12)
-            per_head(attention.q_proj.weight).copy_(keys.expand(-1, group, -1, -1))
-
-
 def schedule(step: int, n_steps: int) -> float:
     """Share of the peak learning rate: linear warm-up times a cosine down to 2 %."""
     warmup = min(1.0, (step + 1) / WARMUP_STEPS)
@@ -233,7 +181,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Pre-train and write the tiny Llama base.")
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent.parent / "assets" / "tiny_base")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
 
@@ -243,7 +191,6 @@ def main() -> None:
     names = demo.drug_names("pretrain")
     tokenizer = train_tokenizer([document(rng, names) for _ in range(4000)] + ["three steps"] * 4000)
     model = LlamaForCausalLM(LlamaConfig(**CONFIG))
-    start_with_looking_back(model)
     print(f"{sum(p.numel() for p in model.parameters())} parameters, {tokenizer.get_vocab_size()} tokens")
     loss = pretrain(model, tokenizer, rng, args.steps)
     print(f"final loss {loss:.4f} (mean of the last 50 steps)")
