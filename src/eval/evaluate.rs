@@ -1,13 +1,14 @@
 //! A model on a set of rows: LM loss, what the head says, and what the text says.
 
-use crate::Result;
 use crate::data::{TextTokenizer, Tokenized, pack, parse_decision};
+use crate::eval::metrics::argmax;
 use crate::generate::{Greedy, generate};
 use crate::model::{Batch, RunOptions};
 use crate::ops::lm_loss::lm_loss;
 use crate::ops::rows::gather_rows;
 use crate::tape::Tape;
-use crate::train::{Trainer, argmax};
+use crate::train::Trainer;
+use crate::{Error, Result};
 
 /// The readings of one evaluation, row by row.
 #[derive(Debug, Clone, Default)]
@@ -110,7 +111,11 @@ fn forward(trainer: &Trainer, batch: &Batch) -> Result<(f64, Vec<usize>)> {
     let mut classes = Vec::new();
     if let Some(head) = &trainer.head {
         let logits = head.forward(&mut tape, &hidden, &batch.cu_seqlens, &batch.n_prompt)?.value().read_f32()?;
-        classes = logits.chunks(head.config.labels.len()).map(argmax).collect();
+        let damaged = || {
+            Error::NotFinite("a class logit of a tested row is not a number; the adapter or the base is damaged".into())
+        };
+        let class = |row| argmax(row).ok_or_else(damaged);
+        classes = logits.chunks(head.config.labels.len()).map(class).collect::<Result<_>>()?;
     }
     if batch.targets.is_empty() {
         return Ok((0.0, classes));

@@ -17,4 +17,4 @@ pub use log::{Log, StepLog};
 pub use progress::Progress;
 pub use run::finetune;
 pub use schedule::{Schedule, Shape};
-pub use step::{AdamW, LossWeights, Losses, Trainer, argmax};
+pub use step::{AdamW, LossWeights, Losses, Trainer};

@@ -4,6 +4,7 @@
 //! accumulating 8 x 1 or 1 x 8 micro-batches gives the same gradient.
 
 use crate::device::Device;
+use crate::eval::metrics::argmax;
 use crate::model::{Batch, EciHead, Group, Llama, Params, RunOptions};
 use crate::ops::adamw::{AdamwConfig, adamw};
 use crate::ops::dropout::Dropout;
@@ -176,11 +177,6 @@ fn count_right(logits: &[f32], labels: &[i32]) -> usize {
     logits
         .chunks(n_class.max(1))
         .zip(labels)
-        .filter(|(row, label)| **label >= 0 && argmax(row) == **label as usize)
+        .filter(|(row, label)| **label >= 0 && argmax(row) == Some(**label as usize))
         .count()
-}
-
-/// The first of the largest.
-pub fn argmax(row: &[f32]) -> usize {
-    row.iter().enumerate().fold(0, |best, (i, v)| if *v > row[best] { i } else { best })
 }
