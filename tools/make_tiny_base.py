@@ -10,7 +10,7 @@ network learns nothing worth showing. So the base is taught to *read*, and the t
   Nor any drug name of the demo's files.
 
 A document is one study and three reading exercises on it, so that a million and a half tokens suffice. What they do not
-suffice for: finding one drug among several by its name alone. Several millions of tokens left that at guessing, which is
+suffice for: finding one drug among several by its name alone. Up to 3.8 million tokens left that at guessing, which is
 why the own finding is also marked by its words ("We found", where other sentences have "Others wrote").
 
 Trained in fp32 on one core; the same seed gives the same weights on the same machine. The layers' matrices are trained
