@@ -73,6 +73,12 @@ impl Gpu {
     }
 }
 
+/// What the driver says is free on the whole card.
+pub(super) fn free_bytes(gpu: &Gpu) -> Option<usize> {
+    gpu.bind().ok()?;
+    result::mem_get_info().ok().map(|(free, _)| free)
+}
+
 pub(super) fn allocate(gpu: &Gpu, n_bytes: usize) -> Option<usize> {
     gpu.bind().ok()?;
     // SAFETY: the context is current on this thread; the result is freed by `free` or with the context.

@@ -1,7 +1,7 @@
-//! The devices: an NVIDIA GPU, or the CPU, where the same kernels run on a small CUDA machine in C++ (kernels/host).
+//! The devices: an NVIDIA GPU; the CPU, where the same kernels run on a small CUDA machine in C++ (kernels/host); and
+//! paper, which runs nothing and only counts.
 //!
-//! A [`Device`] owns its memory: every buffer has a name and is counted; freed buffers are kept by size and handed out
-//! again, since mapping fresh pages costs more than most kernels here. Work runs in the order it was launched.
+//! A [`Device`] owns its memory, one arena of named buffers. Work runs in the order it was launched.
 #![allow(unsafe_code)]
 
 #[cfg(feature = "checked")]
@@ -34,6 +34,26 @@ pub enum Kind {
     Cpu(Compute),
     /// A GPU.
     Cuda(cuda::Gpu),
+    /// No device at all: buffers have names and places but no memory, launches and copies do nothing, and what is read back
+    /// is zeros. A program run on it leaves its memory plan.
+    Paper(Paper),
+}
+
+/// What a paper device stands for.
+#[derive(Debug, Clone, Copy)]
+pub struct Paper {
+    compute: Compute,
+    cuda: bool,
+}
+
+impl Kind {
+    /// Device memory that nobody uses; unknown where the device does not say.
+    fn free_bytes(&self) -> Option<usize> {
+        match self {
+            Kind::Cuda(gpu) => cuda::free_bytes(gpu),
+            Kind::Cpu(_) | Kind::Paper(_) => None,
+        }
+    }
 }
 
 /// A handle to a device; clones share it.
@@ -60,6 +80,11 @@ impl Device {
     /// GPU number `ordinal`; one clear sentence when it cannot be used.
     pub fn cuda(ordinal: usize) -> Result<Device> {
         Ok(Device::new(Kind::Cuda(cuda::Gpu::open(ordinal)?)))
+    }
+
+    /// Paper: counts the memory that a CPU device, or a GPU, would use for the same calls.
+    pub fn paper(compute: Compute, cuda: bool) -> Device {
+        Device::new(Kind::Paper(Paper { compute, cuda }))
     }
 
     /// `auto` (a GPU if one can be used, else the CPU), `cuda`, `cuda:N` or `cpu`. fp32 is for the CPU only.
@@ -92,20 +117,37 @@ impl Device {
             Kind::Cpu(Compute::Bf16) => format!("CPU device ({}, bf16)", std::env::consts::ARCH),
             Kind::Cpu(Compute::Fp32) => format!("CPU device ({}, fp32)", std::env::consts::ARCH),
             Kind::Cuda(gpu) => gpu.name().to_string(),
+            Kind::Paper(_) => "paper".into(),
         }
     }
 
     /// The storage type of activations: bf16, or fp32 in the CPU's fp32 build.
     pub fn act(&self) -> DType {
         match self.kind() {
-            Kind::Cpu(Compute::Fp32) => DType::F32,
+            Kind::Cpu(Compute::Fp32) | Kind::Paper(Paper { compute: Compute::Fp32, .. }) => DType::F32,
             _ => DType::Bf16,
         }
     }
 
-    /// Whether this is a GPU.
+    /// Whether this is a GPU, or stands for one.
     pub fn is_cuda(&self) -> bool {
-        matches!(self.kind(), Kind::Cuda(_))
+        matches!(self.kind(), Kind::Cuda(_) | Kind::Paper(Paper { cuda: true, .. }))
+    }
+
+    /// Whether this is a device without memory.
+    pub fn is_paper(&self) -> bool {
+        matches!(self.kind(), Kind::Paper(_))
+    }
+
+    /// Takes all the memory there will ever be from the system, in one piece, before the first buffer. Without this call a
+    /// device asks for more as it goes.
+    pub fn reserve(&self, n_bytes: usize) -> Result<()> {
+        self.memory().reserve(self.kind(), n_bytes)
+    }
+
+    /// Device memory that nobody uses yet, in bytes; none where the device does not say (the CPU).
+    pub fn free_bytes(&self) -> Option<usize> {
+        self.kind().free_bytes()
     }
 
     pub(crate) fn stream(&self) -> lc_stream {
@@ -140,7 +182,7 @@ impl Device {
         Ok(t)
     }
 
-    /// Bytes in use now, at the peak, and what held them then.
+    /// Bytes in use now, how far the arena ever reached, and what lay in it then.
     pub fn memory_use(&self) -> MemoryUse {
         self.memory().report()
     }
@@ -148,7 +190,7 @@ impl Device {
     /// Waits until everything launched has finished.
     pub fn synchronize(&self) -> Result<()> {
         match self.kind() {
-            Kind::Cpu(_) => Ok(()),
+            Kind::Cpu(_) | Kind::Paper(_) => Ok(()),
             Kind::Cuda(gpu) => gpu.synchronize(),
         }
     }
@@ -161,7 +203,7 @@ impl Device {
 impl Drop for Inner {
     fn drop(&mut self) {
         let memory = self.memory.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
-        memory.free_all(&self.kind);
+        memory.release_all(&self.kind);
     }
 }
 

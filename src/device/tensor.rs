@@ -116,6 +116,7 @@ impl Tensor {
                 unsafe { std::ptr::write_bytes(self.ptr::<u8>(), 0, self.n_bytes()) };
                 Ok(())
             }
+            Kind::Paper(_) => Ok(()),
             Kind::Cuda(gpu) => cuda::zero(gpu, self.ptr::<u8>() as usize, self.n_bytes()),
         }
     }
@@ -129,6 +130,7 @@ impl Tensor {
                 unsafe { std::ptr::copy(from.ptr::<u8>(), self.ptr::<u8>(), self.n_bytes()) };
                 Ok(())
             }
+            Kind::Paper(_) => Ok(()),
             Kind::Cuda(gpu) => cuda::copy(gpu, self.ptr::<u8>() as usize, from.ptr::<u8>() as usize, self.n_bytes()),
         }
     }
@@ -149,6 +151,7 @@ impl Tensor {
                 unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.ptr::<u8>(), bytes.len()) };
                 Ok(())
             }
+            Kind::Paper(_) => Ok(()),
             Kind::Cuda(gpu) => cuda::to_device(gpu, self.ptr::<u8>() as usize, bytes),
         }
     }
@@ -161,6 +164,7 @@ impl Tensor {
                 // SAFETY: the range lies inside the buffer, and `bytes` is as long.
                 unsafe { std::ptr::copy_nonoverlapping(self.ptr::<u8>(), bytes.as_mut_ptr(), bytes.len()) };
             }
+            Kind::Paper(_) => {}
             Kind::Cuda(gpu) => cuda::to_host(gpu, &mut bytes, self.ptr::<u8>() as usize)?,
         }
         Ok(bytes)
