@@ -12,7 +12,7 @@ const ROOMS: [(&str, &[&str]); 16] = [
     ("table", &[]),
     // Two rooms of one layer: a launch needs to know the device, and a device what was compiled in.
     ("ffi", &["device"]),
-    ("device", &["ffi"]),
+    ("device", &["ffi", "bytes"]),
     ("tape", &["device", "ffi"]),
     ("ops", &["tape", "device", "ffi"]),
     // Files in and out know no kernel.
@@ -24,7 +24,23 @@ const ROOMS: [(&str, &[&str]); 16] = [
     ("report", &["eval", "bytes", "table"]),
     // Settings are parsed, checked values: whoever runs reads them, and they run nothing.
     ("cli", &["bytes"]),
-    ("train", &["cli", "report", "eval", "model", "ops", "tape", "device", "checkpoint", "data", "bytes"]),
+    (
+        "train",
+        &[
+            "cli",
+            "report",
+            "eval",
+            "generate",
+            "model",
+            "ops",
+            "tape",
+            "device",
+            "checkpoint",
+            "data",
+            "bytes",
+            "table",
+        ],
+    ),
     ("verify", &["train", "generate", "model", "ops", "tape", "device", "checkpoint"]),
 ];
 
