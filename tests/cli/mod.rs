@@ -4,6 +4,7 @@ mod bad_data;
 mod bad_model;
 mod bad_settings;
 mod fine_tune;
+mod gpu_scripts;
 mod resume;
 mod verify;
 
