@@ -14,7 +14,8 @@
 # Exit code 0: all passed; 1: something failed; 2: called wrongly; 3: there is no GPU here, nothing was run.
 #
 # PROVE_REHEARSE=1 runs the same path on the CPU device with a tiny base, so that the scripts are known to work before a GPU
-# is there. The record says that it is a rehearsal and not a GPU's. BASE_SIZE, BUDGET, TOKENS, STEPS: another run than 13B's.
+# is there. The record says that it is a rehearsal and not a GPU's. BASE_SIZE, BUDGET, TOKENS, STEPS: another run than 13B's;
+# POLICIES: other ways than all of them.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 OUT=${OUT:-$PWD/prove}
@@ -153,7 +154,7 @@ wants plan && step plan '^all ' "${run[@]}" --plan
 wants train && measured train --steps "${STEPS:-20}"
 if wants policies; then
     if bin/finetune --help | grep -q -- '--keep'; then
-        for keep in ${POLICIES:-all eight host gateup inputs}; do
+        for keep in ${POLICIES:-host eight gateup inputs}; do
             measured "policy_$keep" --steps 3 --keep "$keep"
         done
     else
