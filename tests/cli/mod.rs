@@ -5,6 +5,7 @@ mod bad_model;
 mod bad_settings;
 mod fine_tune;
 mod plan;
+mod gpu_scripts;
 mod resume;
 mod verify;
 
