@@ -70,7 +70,7 @@ pub(super) fn quantization_config(double: bool) -> Value {
         "bnb_4bit_use_double_quant": double,
         "llm_int8_enable_fp32_cpu_offload": false,
         "llm_int8_has_fp16_weight": false,
-        "llm_int8_skip_modules": ["lm_head"],
+        "llm_int8_skip_modules": null,
         "llm_int8_threshold": 6.0,
         "load_in_4bit": true,
         "load_in_8bit": false,
@@ -115,13 +115,18 @@ impl QuantState {
             bail_input!("its quant_type is {}; only nf4 is read", state.quant_type);
         }
         if state.blocksize != BLOCK {
-            bail_input!("its blocksize is {}; the kernels decode blocks of {BLOCK}, so quantise it again", state.blocksize);
+            bail_input!(
+                "its blocksize is {}; the kernels decode blocks of {BLOCK}, so quantise it again",
+                state.blocksize
+            );
         }
         if state.shape != shape {
             bail_input!("it has shape {:?}; {shape:?} was expected from config.json", state.shape);
         }
         if let Some(n) = state.nested_blocksize.filter(|&n| n != NESTED_BLOCK) {
-            bail_input!("its nested_blocksize is {n}; the kernels decode scales in blocks of {NESTED_BLOCK}, so quantise it again");
+            bail_input!(
+                "its nested_blocksize is {n}; the kernels decode scales in blocks of {NESTED_BLOCK}, so quantise it again"
+            );
         }
         if let Some(dtype) = state.nested_dtype.as_deref().filter(|&dtype| dtype != "float32") {
             bail_input!("its nested_dtype is {dtype}; float32 was expected");
@@ -140,7 +145,10 @@ impl QuantState {
             shape.join(", ")
         );
         if let (Some(n), Some(dtype), Some(offset)) = (self.nested_blocksize, &self.nested_dtype, self.nested_offset) {
-            text += &format!(r#", "nested_blocksize": {n}, "nested_dtype": "{dtype}", "nested_offset": {}"#, python(offset));
+            text += &format!(
+                r#", "nested_blocksize": {n}, "nested_dtype": "{dtype}", "nested_offset": {}"#,
+                python(offset)
+            );
         }
         text + "}"
     }

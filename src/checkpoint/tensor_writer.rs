@@ -92,14 +92,20 @@ impl TensorWriter {
         let mut writer = TensorWriter { path: path.into(), file, note, n_header: 0, n_data, entries };
         // Room for the texts as if each were as long as it may be: real offsets have no more digits.
         let room: usize = texts.len() * MAX_TEXT;
-        let texts = texts.iter().enumerate().map(|(i, name)| (name.as_str(), n_data + room - (texts.len() - i) * MAX_TEXT));
-        writer.n_header = writer.header(texts.map(|(name, begin)| (name.to_string(), begin, MAX_TEXT)).collect())?.len();
+        let texts =
+            texts.iter().enumerate().map(|(i, name)| (name.as_str(), n_data + room - (texts.len() - i) * MAX_TEXT));
+        writer.n_header =
+            writer.header(texts.map(|(name, begin)| (name.to_string(), begin, MAX_TEXT)).collect())?.len();
         Ok(writer)
     }
 
     /// The header, with `more` tensors [U8] (name, begin, bytes) behind those that are known.
     fn header(&self, more: Vec<(String, usize, usize)>) -> Result<Vec<u8>> {
-        let info = |dtype, shape: &[usize], begin, n| TensorInfo { dtype, shape: shape.to_vec(), data_offsets: (begin, begin + n) };
+        let info = |dtype, shape: &[usize], begin, n| TensorInfo {
+            dtype,
+            shape: shape.to_vec(),
+            data_offsets: (begin, begin + n),
+        };
         let mut infos: Vec<(String, TensorInfo)> =
             self.entries.iter().map(|(name, e)| (name.clone(), info(e.dtype, &e.shape, e.begin, e.n_bytes))).collect();
         infos.extend(more.into_iter().map(|(name, begin, n)| (name, info(Dtype::U8, &[n], begin, n))));
@@ -289,7 +295,10 @@ mod tests {
         let bytes = std::fs::read(&path).unwrap();
         let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         assert_eq!(file.tensor("codes").unwrap().data(), [1, 2, 3, 4, 5, 6, 7]);
-        assert_eq!((file.tensor("scales").unwrap().data(), file.tensor("later").unwrap().data()), (&[4; 8][..], &b"{}"[..]));
+        assert_eq!(
+            (file.tensor("scales").unwrap().data(), file.tensor("later").unwrap().data()),
+            (&[4; 8][..], &b"{}"[..])
+        );
         assert_eq!(file.tensor("late").unwrap().data(), b"{\"offset\": 0.5}");
     }
 

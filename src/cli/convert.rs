@@ -69,7 +69,8 @@ mod tests {
         let job = parse("--model a --out b").unwrap();
         assert!(job.double_quant && !job.quiet);
         assert_eq!((job.shard_bytes, job.device.as_str(), job.threads), (4 << 30, "auto", 0));
-        let job = parse("--model a --out b --no-double-quant --shard-size 100MB --device cpu --quiet --threads 2").unwrap();
+        let job =
+            parse("--model a --out b --no-double-quant --shard-size 100MB --device cpu --quiet --threads 2").unwrap();
         assert!(!job.double_quant && job.quiet);
         assert_eq!((job.shard_bytes, job.device.as_str(), job.threads), (100_000_000, "cpu", 2));
         Convert::command().debug_assert();

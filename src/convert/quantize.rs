@@ -4,8 +4,8 @@
 //! not a linear layer goes from file to file as it is. So host memory holds the results of one tensor, whatever the model's size.
 
 use crate::checkpoint::{
-    Expected, HostDType, HostNf4, HostScales, HostTensor, HostWeight, ModelFolder, Shards, TensorSpec, TensorWriter, Unit,
-    check_room, expected_tensors, new_folder, write_quantised_extras,
+    Expected, HostDType, HostNf4, HostScales, HostTensor, HostWeight, ModelFolder, Shards, TensorSpec, TensorWriter,
+    Unit, check_room, expected_tensors, new_folder, write_quantised_extras,
 };
 use crate::cli::convert::Quantize;
 use crate::device::{DType, Device, Tensor};
@@ -64,7 +64,10 @@ impl Summary {
 pub fn quantize(device: &Device, job: &Quantize, progress: impl FnMut(Progress)) -> Result<Summary> {
     let folder = ModelFolder::open(&job.model)?;
     if folder.is_quantised() {
-        bail_input!("{}: this model is already quantised; give the folder with F32, F16 or BF16 weights", job.model.display());
+        bail_input!(
+            "{}: this model is already quantised; give the folder with F32, F16 or BF16 weights",
+            job.model.display()
+        );
     }
     folder.check()?;
     refuse_out_within(&job.model, &job.out)?;
