@@ -5,6 +5,7 @@ use crate::harness::Bench;
 mod activation;
 mod adamw;
 mod attention;
+mod blocks8;
 mod cross_entropy;
 mod dense;
 mod dropout;
@@ -26,6 +27,7 @@ pub fn run(bench: &mut Bench) {
     activation::run(bench);
     adamw::run(bench);
     attention::run(bench);
+    blocks8::run(bench);
     cross_entropy::run(bench);
     dense::run(bench);
     dropout::run(bench);

@@ -3,6 +3,7 @@
 pub mod activation;
 pub mod adamw;
 pub mod attention;
+pub mod blocks8;
 pub mod cross_entropy;
 pub mod dense;
 pub mod dropout;

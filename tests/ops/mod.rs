@@ -3,6 +3,7 @@
 mod activation;
 mod adamw;
 mod attention;
+mod blocks8;
 mod cross_entropy;
 mod dense;
 mod dropout;
