@@ -6,7 +6,7 @@
 use crate::device::{DType, Tensor};
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::matmul::{Layout, matmul};
-use crate::tape::{Grads, Node, Tape, Var, Write};
+use crate::tape::{Grads, Node, Tape, Var, VarId, Write};
 use crate::{Result, bail_input};
 
 /// Rows of one chunk: at V = 32,000 their fp32 logits take 128 MiB, and their gradient half of that.
@@ -63,7 +63,7 @@ pub fn lm_loss(
         }
     }
     if let Some(dh) = dh {
-        tape.push(Waiting { h: h.clone(), dh });
+        tape.push(Waiting { h: h.id(), dh });
     }
     let rows = losses.read_f32()?;
     let sum = rows.iter().map(|&loss| f64::from(loss)).sum();
@@ -72,7 +72,7 @@ pub fn lm_loss(
 
 /// The gradient made in the forward, until the backward asks for it.
 struct Waiting {
-    h: Var,
+    h: VarId,
     dh: Tensor,
 }
 
@@ -81,12 +81,8 @@ impl Node for Waiting {
         "lm_loss"
     }
 
-    fn saved(&self) -> Vec<&Tensor> {
-        vec![&self.dh]
-    }
-
     fn backward(&self, grads: &mut Grads) -> Result<()> {
-        grads.put(self.h.id(), self.dh.clone());
+        grads.put(self.h, self.dh.clone());
         Ok(())
     }
 }

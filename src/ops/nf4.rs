@@ -8,9 +8,14 @@ use std::ptr::{null, null_mut};
 
 pub use crate::nf4::{BLOCK, NESTED_BLOCK, NF4_MAP, nested_map};
 
+/// Buffers of packed weights, in the memory plan.
+pub const CODES: &str = "NF4 codes";
+/// Buffers of scales, in the memory plan.
+pub const SCALES: &str = "NF4 scales";
+
 /// [`nested_map`] on a device, to be shared by all weights quantised there.
 pub fn nested_map_on(device: &Device) -> Result<Tensor> {
-    device.upload("NF4 nested map", DType::F32, &[256], &nested_map())
+    device.upload(SCALES, DType::F32, &[256], &nested_map())
 }
 
 /// The scale of every block of 64 weights.
@@ -66,15 +71,15 @@ impl Nf4Weight {
     }
 
     /// Quantises a dense weight [N,K] (storage type or fp32) by bitsandbytes' rules; with a map the scales as well.
-    pub fn quantize(name: &str, w: &Tensor, nested_map: Option<&Tensor>) -> Result<Nf4Weight> {
+    pub fn quantize(w: &Tensor, nested_map: Option<&Tensor>) -> Result<Nf4Weight> {
         let device = w.device();
         let [n, k] = w.dims("nf4_quantize w")?;
         if w.dtype() != DType::F32 {
             w.expect("nf4_quantize w", device.act(), &[n, k])?;
         }
         let n_blocks = (n * k).div_ceil(BLOCK);
-        let packed = device.empty(name, DType::U8, &[(n * k).div_ceil(2)])?;
-        let absmax = device.empty(name, DType::F32, &[n_blocks])?;
+        let packed = device.empty(CODES, DType::U8, &[(n * k).div_ceil(2)])?;
+        let absmax = device.empty(SCALES, DType::F32, &[n_blocks])?;
         let as_act = w.dtype() == device.act();
         let mut args = lc_nf4_quantize_args {
             w: if as_act { w.ptr() } else { null() },
@@ -92,9 +97,9 @@ impl Nf4Weight {
             return Nf4Weight::new(packed, Scales::Plain(absmax), [n, k]);
         };
         map.expect("NF4 nested map", DType::F32, &[256])?;
-        let codes = device.empty(name, DType::U8, &[n_blocks])?;
-        let nested_absmax = device.empty(name, DType::F32, &[n_blocks.div_ceil(NESTED_BLOCK)])?;
-        let offset = device.empty(name, DType::F32, &[1])?;
+        let codes = device.empty(SCALES, DType::U8, &[n_blocks])?;
+        let nested_absmax = device.empty(SCALES, DType::F32, &[n_blocks.div_ceil(NESTED_BLOCK)])?;
+        let offset = device.empty(SCALES, DType::F32, &[1])?;
         args.absmax_q = codes.ptr();
         args.nested_absmax = nested_absmax.ptr();
         args.offset = offset.ptr();

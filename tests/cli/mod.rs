@@ -5,6 +5,8 @@ mod bad_model;
 mod bad_settings;
 mod convert;
 mod fine_tune;
+mod gpu_scripts;
+mod plan;
 mod resume;
 mod verify;
 

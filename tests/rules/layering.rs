@@ -13,7 +13,7 @@ const ROOMS: [(&str, &[&str]); 18] = [
     ("nf4", &[]),
     // Two rooms of one layer: a launch needs to know the device, and a device what was compiled in.
     ("ffi", &["device"]),
-    ("device", &["ffi"]),
+    ("device", &["ffi", "bytes"]),
     ("tape", &["device", "ffi"]),
     ("ops", &["tape", "device", "ffi", "nf4"]),
     // Files in and out know no kernel.
@@ -25,7 +25,23 @@ const ROOMS: [(&str, &[&str]); 18] = [
     ("report", &["eval", "bytes", "table"]),
     // Settings are parsed, checked values: whoever runs reads them, and they run nothing.
     ("cli", &["bytes"]),
-    ("train", &["cli", "report", "eval", "model", "ops", "tape", "device", "checkpoint", "data", "bytes"]),
+    (
+        "train",
+        &[
+            "cli",
+            "report",
+            "eval",
+            "generate",
+            "model",
+            "ops",
+            "tape",
+            "device",
+            "checkpoint",
+            "data",
+            "bytes",
+            "table",
+        ],
+    ),
     ("convert", &["cli", "model", "ops", "device", "checkpoint", "bytes", "nf4"]),
     ("verify", &["train", "generate", "model", "ops", "tape", "device", "checkpoint"]),
 ];
