@@ -8,7 +8,8 @@ use crate::checkpoint::{
     Unit, check_room, expected_tensors, new_folder, write_quantised_extras,
 };
 use crate::cli::convert::Quantize;
-use crate::device::{DType, Device, Tensor};
+use crate::device::{Device, Tensor};
+use crate::model::frozen::upload_exact;
 use crate::ops::nf4::{Nf4Weight, Scales, nested_map_on};
 use crate::{Error, Result, bail_input, bytes};
 use safetensors::tensor::Dtype;
@@ -61,7 +62,8 @@ impl Summary {
 
 /// Quantises the model in `job.model` into the new folder `job.out`. The folder appears when all of it was written, flushed,
 /// read back and found equal to what was meant; before, and after any fault, there is nothing of that name.
-pub fn quantize(device: &Device, job: &Quantize, progress: impl FnMut(Progress)) -> Result<Summary> {
+/// An error from `progress`, which is asked before every tensor, stops it.
+pub fn quantize(device: &Device, job: &Quantize, progress: impl FnMut(Progress) -> Result<()>) -> Result<Summary> {
     let folder = ModelFolder::open(&job.model)?;
     if folder.is_quantised() {
         bail_input!(
@@ -126,14 +128,14 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    fn write(&self, staging: &Path, mut progress: impl FnMut(Progress)) -> Result<Summary> {
+    fn write(&self, staging: &Path, mut progress: impl FnMut(Progress) -> Result<()>) -> Result<Summary> {
         let map = if self.job.double_quant { Some(nested_map_on(self.device)?) } else { None };
         let total_bytes = self.tensors.iter().map(|t| t.tensor.bytes.len() as u64).sum();
         let mut done = 0;
         let mut tensors = self.tensors.iter();
         let n_weights = self.shards.write(staging, |_, file| {
             let source = tensors.next().expect("a unit was planned for each tensor");
-            progress(Progress { bytes: done, total_bytes, tensor: &source.tensor.name });
+            progress(Progress { bytes: done, total_bytes, tensor: &source.tensor.name })?;
             done += source.tensor.bytes.len() as u64;
             source.tensor.check_finite()?;
             match source.linear {
@@ -160,7 +162,7 @@ fn write_quantised(
     map: Option<&Tensor>,
     file: &mut TensorWriter,
 ) -> Result<()> {
-    let dense = upload(device, source, shape)?;
+let dense = upload_exact(device, &source.name, source)?;
     let weight = Nf4Weight::quantize(&dense, map)?;
     drop(dense);
     let packed = weight.packed().read_bytes()?;
@@ -175,18 +177,6 @@ fn write_quantised(
         Some(offset) => HostScales::Double { codes: &scales, nested_absmax: &nested, offset },
     };
     HostNf4 { name: source.name.clone(), shape, dtype: source.dtype, packed: &packed, scales }.write(file)
-}
-
-/// The weight on the device, exactly: in bf16 as it is mapped, in fp32 otherwise, since rounding first would give other codes.
-fn upload(device: &Device, source: &HostTensor, shape: [usize; 2]) -> Result<Tensor> {
-    if source.dtype == HostDType::BF16 {
-        let dense = device.empty(&source.name, DType::Bf16, &shape)?;
-        dense.write_bytes(source.bytes)?;
-        return Ok(dense);
-    }
-    let flat = device.empty(&source.name, DType::F32, &[shape[0] * shape[1]])?;
-    source.for_each_f32(|begin, piece| flat.rows(begin, begin + piece.len()).write_f32(piece))?;
-    Ok(flat.view(&shape))
 }
 
 fn file_dtype(dtype: HostDType) -> Dtype {

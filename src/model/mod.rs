@@ -4,6 +4,7 @@ mod adapter;
 mod batch;
 mod cache;
 mod eci;
+pub mod frozen;
 mod keep;
 mod llama;
 mod load;

@@ -200,6 +200,13 @@ fn hollow(dir: &Path, [hidden, mlp, n_layers, vocab]: [usize; 4], dtype: &str) -
     n_bytes
 }
 
+/// Whether the conversion into `out` has begun to write its shard of this number.
+fn has_begun(out: &Path, shard: usize) -> bool {
+    let prefix = format!("model-{shard:05}-of-");
+    let Ok(entries) = std::fs::read_dir(staging(out)) else { return false };
+    entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
+}
+
 /// Where a conversion into `out` works until it is done.
 fn staging(out: &Path) -> PathBuf {
     out.with_file_name(format!(".{}.saving.tmp", out.file_name().expect("a name").display()))
@@ -211,8 +218,8 @@ fn a_killed_conversion_leaves_nothing_that_looks_finished_and_the_next_one_clean
     let (model, out) = (folder.path().join("model"), folder.path().join("out"));
     hollow(&model, [1024, 2816, 2, 4096], "BF16");
     let mut child = command(&model, &out, "--shard-size 10MB --quiet").spawn().expect("a process that starts");
-    let (start, second) = (Instant::now(), staging(&out).join("model-00002-of-00006.safetensors"));
-    while !second.exists() {
+    let start = Instant::now();
+    while !has_begun(&out, 2) {
         assert!(child.try_wait().expect("a child").is_none(), "it ended before it was killed");
         assert!(start.elapsed() < Duration::from_secs(300), "too slow");
     }
@@ -220,7 +227,7 @@ fn a_killed_conversion_leaves_nothing_that_looks_finished_and_the_next_one_clean
     child.wait().expect("an end");
     assert!(!out.exists());
     // What is left is hidden, and no loader takes it: neither configuration nor index.
-    assert!(staging(&out).join("model-00001-of-00006.safetensors").exists());
+    assert!(has_begun(&out, 1) && !has_begun(&out, 4));
     assert!(
         !staging(&out).join("config.json").exists() && !staging(&out).join("model.safetensors.index.json").exists()
     );
@@ -228,6 +235,25 @@ fn a_killed_conversion_leaves_nothing_that_looks_finished_and_the_next_one_clean
     assert!(convert(&model, &out, "--shard-size 10MB").status.success());
     assert!(!staging(&out).exists() && out.join("config.json").exists());
     assert_eq!(tensors(&out).len(), 3 + 2 * 2 + 2 * 7 * 6);
+}
+
+#[test]
+fn ctrl_c_leaves_nothing() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (model, out) = (folder.path().join("model"), folder.path().join("out"));
+    hollow(&model, [1024, 2816, 2, 4096], "BF16");
+    let mut child = command(&model, &out, "--shard-size 1MB --quiet").spawn().expect("a process that starts");
+    let start = Instant::now();
+    while !has_begun(&out, 1) {
+        assert!(child.try_wait().expect("a child").is_none(), "it ended before it was stopped");
+        assert!(start.elapsed() < Duration::from_secs(300), "too slow");
+    }
+    let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(interrupt.is_ok_and(|status| status.success()));
+    let output = child.wait_with_output().expect("an end");
+    assert_eq!(output.status.code(), Some(130));
+    assert_says(&text(&output.stderr), &["Stopped; ", "/out was not made."]);
+    assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 1, "only the source");
 }
 
 #[test]
