@@ -83,6 +83,11 @@ impl Device {
         }
     }
 
+    /// How often one lane waited for another.
+    pub fn n_waits(&self) -> usize {
+        self.order().n_waits()
+    }
+
     /// For tests of the checker, on the CPU device: after `nth` more waits one is not made.
     pub fn skip_wait(&self, nth: usize) {
         assert!(matches!(self.kind(), Kind::Cpu(_)), "a wait left out on a GPU is a race");

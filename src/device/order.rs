@@ -18,10 +18,11 @@ pub(super) struct Order {
     /// For each lane: what its next operation is ordered behind. Its own entry counts its operations.
     seen: [Clock; LANES],
     buffers: BTreeMap<usize, Record>,
-    /// A buffer that was freed too early: there is no result to say it in, so the next operation does.
+    /// A buffer that was freed too early: there is no result to say it in, so every operation from then on does.
     freed_too_early: Option<String>,
     /// For tests: this many waits from now, one is not made.
     skip: Option<usize>,
+    n_waits: usize,
 }
 
 #[derive(Debug)]
@@ -96,6 +97,7 @@ impl Order {
     /// False where the wait is to be left out.
     pub(super) fn wait(&mut self, lane: Lane, clock: &Clock) -> Result<bool> {
         self.fault()?;
+        self.n_waits += 1;
         match self.skip {
             Some(0) => {
                 self.skip = None;
@@ -110,6 +112,10 @@ impl Order {
         Ok(true)
     }
 
+    pub(super) fn n_waits(&self) -> usize {
+        self.n_waits
+    }
+
     pub(super) fn skip_wait(&mut self, nth: usize) {
         self.skip = Some(nth);
     }
@@ -121,7 +127,7 @@ impl Order {
         self.fault()
     }
 
-    fn fault(&mut self) -> Result<()> {
-        self.freed_too_early.take().map_or(Ok(()), |text| Err(Error::Shape(text)))
+    fn fault(&self) -> Result<()> {
+        self.freed_too_early.as_ref().map_or(Ok(()), |text| Err(Error::Shape(text.clone())))
     }
 }
