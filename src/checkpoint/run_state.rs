@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::host_tensor::NamedTensor;
 use super::safe_write::{Saved, save_files};
-use super::tensor_file::{TensorFile, differs, write_tensors};
+use super::tensor_file::{TensorFile, differs};
+use super::tensor_writer::write_tensors;
 use crate::{Error, Result, bail_input};
 
 /// Where a run stands. Random numbers need no state: Philox takes its counters from seed and step.

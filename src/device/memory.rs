@@ -271,7 +271,7 @@ mod tests {
         device.reserve(8 << 10).unwrap();
         let a = device.empty("a", DType::U8, &[6 << 10]).unwrap();
         let said = device.empty("b", DType::U8, &[4 << 10]).unwrap_err().to_string();
-        assert!(said.contains("`b` needs 4.0 KiB more than the plan has"), "{said}");
+        assert!(said.contains("`b` needs 4.00 KiB more than the plan has"), "{said}");
         drop(a);
         device.empty("b", DType::U8, &[4 << 10]).unwrap();
     }

@@ -84,7 +84,7 @@ def linear(name: str, shape: tuple[int, int], std: float) -> list[tuple]:
 
 
 def shards(size: str) -> list[list[tuple]]:
-    """The tensors of every file: one per layer, and one for the tables."""
+    """The tensors of every file: one per layer, and one for each table."""
     hidden, mlp, layers, heads, kv_heads, vocab = SIZES[size]
     kv = hidden // heads * kv_heads
     ones = struct.pack("<H", bf16(1.0)) * hidden
@@ -99,9 +99,9 @@ def shards(size: str) -> list[list[tuple]]:
         for name, (n, k, std) in shapes.items():
             tensors += linear(f"{at}{name}.weight", (n, k), std)
         out.append(tensors)
-    out.append([("model.embed_tokens.weight", "BF16", [vocab, hidden], STD), ("model.norm.weight", "BF16", [hidden], ones),
+    out.append([("model.norm.weight", "BF16", [hidden], ones),
                 ("lm_head.weight", "BF16", [vocab, hidden], 0.25 / math.sqrt(hidden))])
-    return out
+    return out + [[("model.embed_tokens.weight", "BF16", [vocab, hidden], STD)]]
 
 
 def n_bytes(kind: str, shape: list[int]) -> int:

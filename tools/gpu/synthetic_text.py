@@ -13,7 +13,7 @@ LABELS = ("yes", "no", "maybe")
 SYLLABLES = [c + v for c in "bcdfghjklmnpqrstvwxz" for v in "aeiou"]
 WORDS = [a + b for a in SYLLABLES for b in SYLLABLES]
 SHORTEST, LONGEST = 100, 1200
-# What a row has besides its words at most: BOS, EOS, line breaks, "Decision: maybe" byte by byte.
+# What a row has besides these words at most: BOS, EOS, line breaks, "Decision: maybe" byte by byte, the last word whole.
 FRAME = 24
 
 
@@ -58,7 +58,7 @@ def rows(vocab: int, n: int, seed: int) -> list[dict]:
 
     def words(n_tokens: int) -> list[int]:
         out = []
-        while n_tokens >= 3:
+        while n_tokens > 0:
             out.append(draw.randrange(len(WORDS)))
             n_tokens -= cost[out[-1]]
         return out
@@ -68,7 +68,7 @@ def rows(vocab: int, n: int, seed: int) -> list[dict]:
 
     out = []
     for i in range(n):
-        n_tokens = draw.randint(SHORTEST, LONGEST) - FRAME
+        n_tokens = draw.randint(SHORTEST, LONGEST - FRAME)
         question, answer = words(12), words(n_tokens // 5)
         context = words(n_tokens - 12 - n_tokens // 5)
         out.append({"id": f"row-{i:04}", "question": text(question), "contexts": [text(context)], "answer": text(answer),
