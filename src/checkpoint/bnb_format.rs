@@ -59,6 +59,11 @@ pub(super) fn check_quantization(config: &Value) -> Result<()> {
     }
 }
 
+/// Whether a `quantization_config` says that the scales are quantised too; bitsandbytes' own default is that they are not.
+pub(super) fn double_quant(config: &Value) -> bool {
+    config["bnb_4bit_use_double_quant"].as_bool().unwrap_or(false)
+}
+
 /// The `quantization_config` of a folder that this engine wrote, as transformers writes it.
 pub(super) fn quantization_config(double: bool) -> Value {
     json!({

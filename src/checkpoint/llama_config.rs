@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::bnb_format::check_quantization;
+use super::bnb_format::{check_quantization, double_quant};
 use crate::{Error, Result, bail_input};
 
 /// The sizes and constants of a Llama model.
@@ -41,6 +41,15 @@ pub struct LlamaConfig {
     pub eos: Vec<u32>,
     /// Positions the base was trained for.
     pub max_positions: usize,
+    /// How the linear layers lie in the files, where they are in NF4 already.
+    pub stored: Option<StoredNf4>,
+}
+
+/// NF4 as a folder holds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredNf4 {
+    /// With 8-bit scales (double quantisation).
+    pub double: bool,
 }
 
 /// The seven linear layers of a decoder layer, in the order of the forward pass.
@@ -149,6 +158,7 @@ impl LlamaConfig {
                 Some(OneOrMany::Many(ids)) => ids,
             },
             max_positions: needed("max_position_embeddings", f.max_position_embeddings)?,
+            stored: f.quantization_config.as_ref().map(|c| StoredNf4 { double: double_quant(c) }),
         })
     }
 

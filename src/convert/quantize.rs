@@ -162,7 +162,7 @@ fn write_quantised(
     map: Option<&Tensor>,
     file: &mut TensorWriter,
 ) -> Result<()> {
-let dense = upload_exact(device, &source.name, source)?;
+    let dense = upload_exact(device, &source.name, source)?;
     let weight = Nf4Weight::quantize(&dense, map)?;
     drop(dense);
     let packed = weight.packed().read_bytes()?;

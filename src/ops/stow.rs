@@ -36,6 +36,32 @@ impl Stowed {
     }
 }
 
+/// What the layers of one pass put away, in their order. The backward fetches in the opposite one: whenever a layer fetches,
+/// the layer before it starts on its way back.
+#[derive(Debug, Default)]
+pub struct Shelf {
+    places: RefCell<Vec<Vec<Option<Stowed>>>>,
+}
+
+impl Shelf {
+    /// Puts the tensors of a layer behind those of the last one; gives their place.
+    pub fn put(&self, stowed: Vec<Stowed>) -> usize {
+        let mut places = self.places.borrow_mut();
+        places.push(stowed.into_iter().map(Some).collect());
+        places.len() - 1
+    }
+
+    /// Takes tensor `i` of a place off the shelf.
+    pub fn fetch(&self, place: usize, i: usize, name: &str) -> Result<Tensor> {
+        // This layer's others before the next layer's: the copy lane serves them in this order.
+        for place in [Some(place), place.checked_sub(1)].into_iter().flatten() {
+            self.places.borrow()[place].iter().flatten().try_for_each(|stowed| stowed.prefetch(name))?;
+        }
+        let stowed = self.places.borrow_mut()[place][i].take().expect("a tensor is fetched once");
+        stowed.fetch(name)
+    }
+}
+
 /// The way to host memory: one layer's tensors at a time are under way.
 #[derive(Debug)]
 pub struct HostWay {

@@ -195,7 +195,7 @@ impl Planner<'_> {
         for batch in &work.eval {
             trainer.losses(std::slice::from_ref(batch))?;
         }
-        Ok(Found { memory: device.memory_use(), pinned: 0 })
+        Ok(Found { memory: device.memory_use(), pinned: device.host_memory_use().peak_bytes })
     }
 
     /// How many tokens of prompts and answers to decode at once without a higher peak, and what that holds. Prompts are

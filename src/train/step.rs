@@ -134,6 +134,7 @@ impl Trainer {
             if train {
                 tape.backward(Vec::new())?;
             }
+            self.model.rest()?;
         }
         let (lm, ce) = (lm / n_targets.max(1) as f64, ce / n_labelled.max(1) as f64);
         if !(lm.is_finite() && ce.is_finite()) {

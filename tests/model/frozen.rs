@@ -43,7 +43,7 @@ fn a_folder_of_bitsandbytes_is_what_quantising_its_source_gives() {
             for (name, shape) in linears(&theirs) {
                 let source =
                     upload_exact(device, "source", &dense.tensor(&name, &shape).expect("a weight")).expect("memory");
-                let ours = Nf4Weight::quantize("ours", &source, (kind == "double").then_some(&map)).expect("a weight");
+                let ours = Nf4Weight::quantize(&source, (kind == "double").then_some(&map)).expect("a weight");
                 let theirs = upload_nf4(device, &nf4(&theirs, &name, shape), &map).expect("a weight");
                 assert!(bytes_of(&ours) == bytes_of(&theirs), "{kind} {name} on {}", device.name());
                 let decoded = |w: &Nf4Weight| w.dequantize("decoded").and_then(|t| t.read_bytes()).expect("values");

@@ -2,10 +2,13 @@
 
 use crate::common::{Golden, for_each_device};
 use llamacare::device::{Compute, DType, Device, Tensor};
+use llamacare::ops::decoder::Decoder;
 use llamacare::ops::dropout::Dropout;
 use llamacare::ops::linear::{Linear, Lora, Through, Weight, linear, padded_rank};
 use llamacare::ops::nf4::{Nf4Weight, nested_map_on};
 use llamacare::tape::{Param, Tape, Var};
+use std::cell::RefCell;
+use std::rc::Rc;
 
 const N_LAYERS: usize = 3;
 
@@ -29,6 +32,7 @@ fn param(device: &Device, name: &str, shape: &[usize], values: &[f32]) -> Param 
 fn layers(device: &Device, golden: &Golden, case: &str, dense: bool) -> Vec<Linear> {
     let map = nested_map_on(device).unwrap();
     let scale = golden.floats(case, "scale")[0];
+    let decoder = Rc::new(RefCell::new(Decoder::new(device, 1 << 20).unwrap()));
     let layer = |i: usize| {
         let (a, b) = (format!("a{i}"), format!("b{i}"));
         let ([rank, n_in], [n_out, _]) = (golden.shape(case, &a), golden.shape(case, &b)) else { panic!("two axes") };
@@ -41,7 +45,7 @@ fn layers(device: &Device, golden: &Golden, case: &str, dense: bool) -> Vec<Line
         };
         let w = golden.upload(device, case, &format!("w{i}"), DType::F32);
         let w = Nf4Weight::quantize(&w, Some(&map)).unwrap();
-        let w = if dense { Weight::Dense(w.dequantize("w").unwrap()) } else { Weight::Nf4(w) };
+        let w = if dense { Weight::Dense(w.dequantize("w").unwrap()) } else { Weight::Nf4(w, decoder.clone()) };
         Linear::new(format!("layer{i}"), w, Some(lora)).unwrap()
     };
     (0..N_LAYERS).map(layer).collect()
