@@ -4,6 +4,7 @@ use crate::harness::Bench;
 
 mod activation;
 mod adamw;
+mod adamw8;
 mod attention;
 mod cross_entropy;
 mod dense;
@@ -25,6 +26,7 @@ mod token_pool;
 pub fn run(bench: &mut Bench) {
     activation::run(bench);
     adamw::run(bench);
+    adamw8::run(bench);
     attention::run(bench);
     cross_entropy::run(bench);
     dense::run(bench);

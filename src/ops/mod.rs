@@ -2,6 +2,7 @@
 
 pub mod activation;
 pub mod adamw;
+pub mod adamw8;
 pub mod attention;
 pub mod cross_entropy;
 pub mod dense;

@@ -4,9 +4,11 @@
 //! them) and `backward`. A [segment](Tape::segment) is a part of the network (a decoder layer) that may drop everything
 //! but its inputs and compute again when its gradient is asked for: the same kernels on the same inputs, so bit-equal.
 
+mod gradient;
 mod grads;
 mod param;
 
+pub use gradient::{Factors, Gradient};
 pub use grads::Grads;
 pub use param::Param;
 

@@ -4,7 +4,8 @@ use crate::checkpoint::{
     AdapterConfig, NamedTensor, RunState, load_run_state, save_adapter, save_head, save_run_state,
 };
 use crate::cli::RunConfig;
-use crate::model::{adapter_tensors, head_tensors};
+use crate::device::{DType, Tensor};
+use crate::model::{HostMasters, adapter_tensors, head_tensors};
 use crate::train::Trainer;
 use crate::{Error, Result, bail_input};
 use sha2::{Digest, Sha256};
@@ -38,15 +39,11 @@ pub fn save_result(config: &RunConfig, trainer: &Trainer, dir: &Path) -> Result<
 
 /// Saves everything the rest of the run depends on; `best`: the masters at the best validation so far, which early
 /// stopping may go back to.
-pub fn save_state(config: &RunConfig, trainer: &Trainer, best: Option<&[f32]>, dir: &Path) -> Result<()> {
-    let state = &trainer.params.state;
-    let flat = |name: &str, values: Vec<f32>| NamedTensor { name: name.into(), shape: vec![values.len()], values };
-    let mut tensors = vec![
-        flat("adam_m", state.m.read_f32()?),
-        flat("adam_v", state.v.read_f32()?),
-        flat("masters", state.master.read_f32()?),
-    ];
-    tensors.extend(best.map(|masters| flat(BEST, masters.to_vec())));
+pub fn save_state(config: &RunConfig, trainer: &Trainer, best: Option<&HostMasters>, dir: &Path) -> Result<()> {
+    let flat = |name: String, values: Vec<f32>| NamedTensor { name, shape: vec![values.len()], values };
+    let state = trainer.params.state().into_iter().map(|(name, tensor)| Ok(flat(name, to_host(&tensor)?)));
+    let mut tensors = state.collect::<Result<Vec<_>>>()?;
+    tensors.extend(best.into_iter().flatten().enumerate().map(|(i, values)| flat(best_name(i), values.clone())));
     let run = RunState {
         step: trainer.step as u64,
         seed: config.train.seed,
@@ -58,25 +55,42 @@ pub fn save_state(config: &RunConfig, trainer: &Trainer, best: Option<&[f32]>, d
 }
 
 /// Puts a saved state into a trainer made from the same configuration. Gives back what [`save_state`] got as `best`.
-pub fn restore_state(config: &RunConfig, trainer: &mut Trainer, dir: &Path) -> Result<Option<Vec<f32>>> {
+pub fn restore_state(config: &RunConfig, trainer: &mut Trainer, dir: &Path) -> Result<Option<HostMasters>> {
     let run = load_run_state(dir)?;
     if run.config_sha != fingerprint(config)? {
         bail_input!("{}: this run was made with other settings; only its own can continue it", dir.display());
     }
-    let n = trainer.params.state.master.n_elems();
-    let tensor = |name: &str| -> Result<&Vec<f32>> {
+    for (name, tensor) in trainer.params.state() {
+        let n = tensor.n_elems();
         match run.tensors.iter().find(|t| t.name == name) {
-            Some(t) if t.values.len() == n => Ok(&t.values),
+            Some(t) if t.values.len() == n => from_host(&tensor, &t.values)?,
             Some(t) => bail_input!("{}: {name} has {} numbers, this model has {n}", dir.display(), t.values.len()),
-            None => bail_input!("{}: the saved state has no {name}", dir.display()),
+            None => bail_input!("{}: the saved state has no {name}; another version of this program wrote it", dir.display()),
         }
-    };
-    trainer.params.state.m.write_f32(tensor("adam_m")?)?;
-    trainer.params.state.v.write_f32(tensor("adam_v")?)?;
-    trainer.params.write_masters(tensor("masters")?)?;
+    }
+    trainer.params.refresh_copies()?;
     trainer.step = run.step as usize;
-    let has_best = run.tensors.iter().any(|t| t.name == BEST);
-    has_best.then(|| tensor(BEST).cloned()).transpose()
+    let best = (0..).map_while(|i| run.tensors.iter().find(|t| t.name == best_name(i)));
+    let best: HostMasters = best.map(|t| t.values.clone()).collect();
+    Ok((!best.is_empty()).then_some(best))
+}
+
+fn best_name(i: usize) -> String {
+    format!("{BEST}.{i}")
+}
+
+fn to_host(tensor: &Tensor) -> Result<Vec<f32>> {
+    match tensor.dtype() {
+        DType::U8 => Ok(tensor.read_bytes()?.into_iter().map(f32::from).collect()),
+        _ => tensor.read_f32(),
+    }
+}
+
+fn from_host(tensor: &Tensor, values: &[f32]) -> Result<()> {
+    match tensor.dtype() {
+        DType::U8 => tensor.write_bytes(&values.iter().map(|v| *v as u8).collect::<Vec<_>>()),
+        _ => tensor.write_f32(values),
+    }
 }
 
 /// Of the settings that decide the numbers: a run may go on on another device or with another number of threads.

@@ -2,6 +2,7 @@
 
 mod activation;
 mod adamw;
+mod adamw8;
 mod attention;
 mod cross_entropy;
 mod dense;
