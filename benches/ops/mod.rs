@@ -6,6 +6,7 @@ mod activation;
 mod adamw;
 mod adamw8;
 mod attention;
+mod blocks8;
 mod cross_entropy;
 mod dense;
 mod dropout;
@@ -28,6 +29,7 @@ pub fn run(bench: &mut Bench) {
     adamw::run(bench);
     adamw8::run(bench);
     attention::run(bench);
+    blocks8::run(bench);
     cross_entropy::run(bench);
     dense::run(bench);
     dropout::run(bench);

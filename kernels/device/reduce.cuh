@@ -1,4 +1,4 @@
-// reduce.cuh - sums and maxima over a warp, a quad of lanes and a block, always in the same order.
+// reduce.cuh - sums and maxima over a warp, a quad or octet of lanes and a block, always in the same order.
 //
 // The warp tree is the butterfly of five xor shuffles; on the host the same tree runs in one rendezvous (bit-equal).
 #pragma once
@@ -19,6 +19,12 @@ __device__ __forceinline__ void quad_reduce2(float& x, float& y, Op op) {
         x = op(x, __shfl_xor_sync(0xffffffffu, x, d));
         y = op(y, __shfl_xor_sync(0xffffffffu, y, d));
     }
+}
+// The maximum over eight neighbouring lanes.
+__device__ __forceinline__ float octet_max(float v) {
+#pragma unroll
+    for (int d = 1; d < 8; d <<= 1) v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, d));
+    return v;
 }
 #else
 template <class Op>
@@ -54,6 +60,19 @@ LC_INLINE void quad_reduce2(float& x, float& y, Op op) {
     });
     x = s.f[lane * 2];
     y = s.f[lane * 2 + 1];
+}
+LC_INLINE float octet_max(float v) {
+    using namespace lc_host;
+    Fiber* f = current;
+    Warp* w = enter_warp(f);
+    uint32_t g = w->generation, lane = f->lane;
+    Slot& s = w->slot[g & 1];
+    s.f[lane] = v;
+    rendezvous(f, w, g, [&] {
+        for (int o = 0; o < 32; o += 8)
+            for (int i = 1; i < 8; i++) s.f[o] = fmaxf(s.f[o], s.f[o + i]);
+    });
+    return s.f[lane / 8 * 8];
 }
 #endif
 

@@ -1,6 +1,6 @@
 //! A model on a set of rows: LM loss, what the head says, and what the text says.
 
-use crate::data::{TextTokenizer, Tokenized, pack, parse_decision};
+use crate::data::{Room, TextTokenizer, Tokenized, pack, parse_decision};
 use crate::eval::metrics::argmax;
 use crate::generate::{Greedy, generate};
 use crate::model::{Batch, RunOptions};
@@ -64,7 +64,7 @@ impl Evaluate<'_> {
         let mut out = Evaluation::default();
         let mut classes = vec![None; rows.len()];
         let (mut sum, mut n) = (0.0, 0);
-        for micro in pack(rows, self.max_tokens, 0, 0)? {
+        for micro in pack(rows, Room::of_tokens(self.max_tokens), 0, 0)? {
             let batch = Batch::new(trainer.device(), &micro)?;
             let (batch_sum, head) = forward(trainer, &batch)?;
             sum += batch_sum;

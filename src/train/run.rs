@@ -4,7 +4,7 @@ use crate::bytes;
 use crate::checkpoint::{ModelFolder, claim_output, last_good};
 use crate::cli::options::{ComputeType, Recompute};
 use crate::cli::{RunConfig, Start, finetune::CONFIG_FILE};
-use crate::data::{MicroBatch, efficiency, pack};
+use crate::data::{MicroBatch, Room, efficiency, pack};
 use crate::device::{Compute, DType, Device};
 use crate::eval::{Confusion, Evaluate, Evaluation};
 use crate::model::{Batch, HostMasters, Plan, RunOptions};
@@ -151,7 +151,7 @@ impl Run<'_> {
                 c.train.seed
             );
             println!("{}", self.plan.table());
-            let batches = pack(&d.train, c.train.tokens, c.train.seed, 0)?;
+            let batches = pack(&d.train, Room::of_tokens(c.train.tokens), c.train.seed, 0)?;
             println!(
                 "{} micro-batches an epoch of at most {} tokens, {:.1} % full; matrix product {:.1} GFLOP/s",
                 batches.len(),
@@ -236,7 +236,7 @@ impl Run<'_> {
     }
 
     fn micro_batches(&self, epoch: u64) -> Result<Vec<MicroBatch>> {
-        pack(&self.data.train, self.config.train.tokens, self.config.train.seed, epoch)
+        pack(&self.data.train, Room::of_tokens(self.config.train.tokens), self.config.train.seed, epoch)
     }
 
     fn step(&mut self, micro: &[MicroBatch], ratio: f64) -> Result<StepLog> {
@@ -281,7 +281,7 @@ impl Run<'_> {
     }
 
     fn validate(&self) -> Result<Validation> {
-        let micro = pack(&self.data.validation, self.config.train.tokens, 0, 0)?;
+        let micro = pack(&self.data.validation, Room::of_tokens(self.config.train.tokens), 0, 0)?;
         let batches = micro.iter().map(|m| Batch::new(&self.device, m)).collect::<Result<Vec<_>>>()?;
         let losses = self.trainer.losses(&batches)?;
         let head = self.trainer.head.is_some();

@@ -3,6 +3,7 @@
 mod invariants;
 mod llama;
 mod oracle;
+mod packing;
 
 use crate::common::Golden;
 use llamacare::checkpoint::{EciConfig, ModelFolder, load_adapter};

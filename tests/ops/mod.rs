@@ -4,6 +4,7 @@ mod activation;
 mod adamw;
 mod adamw8;
 mod attention;
+mod blocks8;
 mod cross_entropy;
 mod dense;
 mod dropout;
