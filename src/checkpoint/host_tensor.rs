@@ -53,6 +53,9 @@ pub struct NamedTensor {
 /// Numbers one task converts: large enough that handing out tasks costs nothing beside them.
 const GRAIN: usize = 1 << 15;
 
+/// Numbers of a piece: 16 MiB in fp32.
+const PIECE: usize = 1 << 22;
+
 impl HostTensor<'_> {
     /// The values in fp32; exact for all three types.
     pub fn to_f32(&self) -> Vec<f32> {
@@ -65,6 +68,25 @@ impl HostTensor<'_> {
             HostDType::BF16 => self.bytes.par_chunks_exact(2).with_min_len(GRAIN).map(bits16).collect(),
             _ => self.convert(|x| bf16::from_f32(x).to_bits()),
         }
+    }
+
+    /// Hands the values in fp32 to `f`, piece by piece with the flat index of each piece: memory for one piece, not for the
+    /// tensor.
+    pub fn for_each_f32(&self, mut f: impl FnMut(usize, &[f32]) -> Result<()>) -> Result<()> {
+        self.pieces().try_for_each(|(begin, piece)| f(begin, &piece.to_f32()))
+    }
+
+    /// As [`for_each_f32`](HostTensor::for_each_f32), in bf16.
+    pub fn for_each_bf16(&self, mut f: impl FnMut(usize, &[u16]) -> Result<()>) -> Result<()> {
+        self.pieces().try_for_each(|(begin, piece)| f(begin, &piece.to_bf16_bits()))
+    }
+
+    fn pieces(&self) -> impl Iterator<Item = (usize, HostTensor<'_>)> {
+        let pieces = self.bytes.chunks(PIECE * self.dtype.n_bytes()).enumerate();
+        pieces.map(|(i, bytes)| {
+            let piece = HostTensor { name: String::new(), shape: Vec::new(), dtype: self.dtype, bytes };
+            (i * PIECE, piece)
+        })
     }
 
     /// The flat index of the first NaN or infinity.

@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::{Error, Result, bail_input};
+use crate::{Error, Result, bail_input, bytes};
 
 /// Proof of a finished save.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +18,7 @@ pub struct Saved {
 }
 
 const UNTOUCHED: &str = "what was saved before is untouched";
+const NOTHING_LEFT: &str = "nothing of it is left";
 
 /// What a run leaves in its output folder.
 const RUN_FILES: [&str; 10] = [
@@ -71,6 +72,39 @@ pub fn save_folder<T>(dir: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Res
     sync_dir(parent)?;
     remove(&previous)?;
     Ok(done)
+}
+
+/// As [`save_folder`], for a folder that must not be there yet: what exists is never replaced.
+pub fn new_folder<T>(dir: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    let (parent, staging, _) = siblings(dir)?;
+    if dir.exists() {
+        bail_input!("{}: this already exists; choose another name, or remove it first", dir.display());
+    }
+    fs::create_dir_all(parent).map_err(Error::io(parent))?;
+    let staging = Staging::new(staging)?;
+    let done = write(&staging.path).map_err(|e| staging.explain_new(e, dir))?;
+    sync_dir(&staging.path)?;
+    fs::rename(&staging.path, dir).map_err(Error::io(dir))?;
+    sync_dir(parent)?;
+    Ok(done)
+}
+
+/// Refuses where the disk below `dir`, which need not exist yet, has fewer than `n_bytes` left. A disk that does not say is
+/// trusted: a write that fails later leaves nothing either.
+pub fn check_room(dir: &Path, n_bytes: u64) -> Result<()> {
+    let absolute = std::path::absolute(dir).map_err(Error::io(dir))?;
+    let there = absolute.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let Ok(disk) = rustix::fs::statvfs(there) else { return Ok(()) };
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    if free < n_bytes {
+        bail_input!(
+            "{}: {} are needed, but its disk has {} left; free some space or choose another disk",
+            dir.display(),
+            bytes::readable(n_bytes as usize),
+            bytes::readable(free as usize)
+        );
+    }
+    Ok(())
 }
 
 /// Where the last folder finished by [`save_folder`] is: `dir`, unless an interruption came between its two renames.
@@ -131,19 +165,28 @@ impl Staging {
 
     /// The error with the path the user knows, and what it means for the files of the last save.
     fn explain(&self, error: Error, dir: &Path) -> Error {
+        self.say(error, dir, "resume", UNTOUCHED)
+    }
+
+    /// The same where there was nothing before.
+    fn explain_new(&self, error: Error, dir: &Path) -> Error {
+        self.say(error, dir, "run it again", NOTHING_LEFT)
+    }
+
+    fn say(&self, error: Error, dir: &Path, then: &str, outcome: &str) -> Error {
         let Error::Io { path, source } = error else { return error };
         let path = path.strip_prefix(&self.path).map(|rest| dir.join(rest)).unwrap_or(path);
         let text = source.to_string();
-        if text.contains(UNTOUCHED) {
+        if text.contains(outcome) {
             return Error::Io { path, source };
         }
         let advice = match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-                "free some space and resume; "
+                format!("free some space and {then}; ")
             }
-            _ => "",
+            _ => String::new(),
         };
-        let sentence = format!("could not be saved: {text}; {advice}{UNTOUCHED}");
+        let sentence = format!("could not be saved: {text}; {advice}{outcome}");
         Error::Io { path, source: io::Error::new(source.kind(), sentence) }
     }
 }
@@ -186,15 +229,27 @@ mod tests {
 
     use super::*;
     use crate::checkpoint::fixtures::{named, sentence};
-    use crate::checkpoint::{NamedTensor, RunState, load_run_state, save_run_state};
+    use crate::checkpoint::{RunState, TensorSpec, load_run_state, save_run_state};
+    use safetensors::tensor::Dtype;
 
     const CHILD_DIR: &str = "LLAMACARE_TEST_CHILD_DIR";
     const CHILD_ACT: &str = "LLAMACARE_TEST_CHILD_ACT";
 
     /// 400 kB of state, to tell apart by its step.
     fn state(step: u64) -> RunState {
-        let tensors: Vec<NamedTensor> = vec![named("master", &[100_000], step as u32)];
-        RunState { step, tensors, ..RunState::default() }
+        RunState { step, ..RunState::default() }
+    }
+
+    /// The counters, and 200,000 bytes that tell of the step.
+    fn save(dir: &Path, state: &RunState) -> Result<()> {
+        let specs = [TensorSpec::new("masters", Dtype::U8, &[200_000])];
+        save_run_state(dir, state, &specs, |file| file.append("masters", &[state.step as u8; 200_000]))
+    }
+
+    fn load(dir: &Path) -> Result<RunState> {
+        let (state, tensors) = load_run_state(dir)?;
+        assert!(tensors.get("masters").is_some_and(|(.., bytes)| bytes == [state.step as u8; 200_000]));
+        Ok(state)
     }
 
     /// Runs [`child`] in a process of its own, where no file may grow beyond `max_blocks` (of 512 or 1024 bytes).
@@ -222,21 +277,21 @@ mod tests {
     fn child() {
         let Some(dir) = std::env::var_os(CHILD_DIR).map(PathBuf::from) else { return };
         match std::env::var(CHILD_ACT).unwrap().as_str() {
-            "save" => match save_run_state(&dir, &state(2)) {
+            "save" => match save(&dir, &state(2)) {
                 Ok(_) => println!("SAVED"),
                 Err(e) => println!("REFUSED {} {e}", e.exit_code()),
             },
-            "save folder" => match save_folder(&dir, |staging| save_run_state(staging, &state(2))) {
+            "save folder" => match save_folder(&dir, |staging| save(staging, &state(2))) {
                 Ok(_) => println!("SAVED"),
                 Err(e) => println!("REFUSED {} {e}", e.exit_code()),
             },
             "die in save_files" => save_files(&dir, &["run_state.safetensors"], |staging| -> Result<()> {
-                save_run_state(staging, &state(2)).unwrap();
+                save(staging, &state(2)).unwrap();
                 std::process::abort()
             })
             .unwrap(),
             "die in save_folder" => save_folder(&dir, |staging| -> Result<()> {
-                save_run_state(staging, &state(2)).unwrap();
+                save(staging, &state(2)).unwrap();
                 std::process::abort()
             })
             .unwrap(),
@@ -248,7 +303,7 @@ mod tests {
     fn a_full_disk_leaves_the_last_good_checkpoint() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("checkpoint");
-        save_run_state(&dir, &state(1)).unwrap();
+        save(&dir, &state(1)).unwrap();
         for act in ["save", "save folder"] {
             let output = String::from_utf8(run_child(&dir, act, "64").stdout).unwrap();
             let said = output.lines().find(|line| line.contains("REFUSED")).unwrap_or_else(|| panic!("{output}"));
@@ -258,13 +313,13 @@ mod tests {
             );
             assert!(said.contains(&expected), "{said}");
             assert!(said.contains("free some space and resume; what was saved before is untouched"), "{said}");
-            assert_eq!(load_run_state(&dir).unwrap(), state(1));
+            assert_eq!(load(&dir).unwrap(), state(1));
             assert_eq!(fs::read_dir(&dir).unwrap().count(), 1, "nothing is left beside the old file");
             assert_eq!(fs::read_dir(dir.parent().unwrap()).unwrap().count(), 1, "nor beside the folder");
         }
         let output = String::from_utf8(run_child(&dir, "save", "unlimited").stdout).unwrap();
         assert!(output.contains("SAVED"), "{output}");
-        assert_eq!(load_run_state(&dir).unwrap(), state(2));
+        assert_eq!(load(&dir).unwrap(), state(2));
     }
 
     #[test]
@@ -272,7 +327,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let output = String::from_utf8(run_child(dir.path(), "save", "64").stdout).unwrap();
         assert!(output.contains("REFUSED 1"), "{output}");
-        assert!(sentence(load_run_state(dir.path())).contains("there is no run_state.safetensors"));
+        assert!(sentence(load(dir.path())).contains("there is no run_state.safetensors"));
     }
 
     #[test]
@@ -281,16 +336,16 @@ mod tests {
             let parent = tempfile::tempdir().unwrap();
             let dir = parent.path().join("checkpoint");
             let n_entries = || fs::read_dir(&dir).unwrap().count() + fs::read_dir(parent.path()).unwrap().count();
-            save_run_state(&dir, &state(1)).unwrap();
+            save(&dir, &state(1)).unwrap();
             assert_eq!(n_entries(), 2);
             assert!(!run_child(&dir, act, "unlimited").status.success());
             assert_eq!(n_entries(), 3, "{act}: the child must have died in the middle");
-            assert_eq!(load_run_state(&last_good(&dir).unwrap()).unwrap(), state(1));
+            assert_eq!(load(&last_good(&dir).unwrap()).unwrap(), state(1));
             match act {
-                "die in save_files" => drop(save_run_state(&dir, &state(3)).unwrap()),
-                _ => drop(save_folder(&dir, |staging| save_run_state(staging, &state(3))).unwrap()),
+                "die in save_files" => save(&dir, &state(3)).unwrap(),
+                _ => save_folder(&dir, |staging| save(staging, &state(3))).unwrap(),
             }
-            assert_eq!(load_run_state(&dir).unwrap(), state(3));
+            assert_eq!(load(&dir).unwrap(), state(3));
             assert_eq!(n_entries(), 2);
         }
     }
@@ -299,16 +354,16 @@ mod tests {
     fn a_folder_that_stepped_aside_is_found_and_put_back() {
         let parent = tempfile::tempdir().unwrap();
         let dir = parent.path().join("checkpoint");
-        save_folder(&dir, |staging| save_run_state(staging, &state(1))).unwrap();
+        save_folder(&dir, |staging| save(staging, &state(1))).unwrap();
         assert_eq!(last_good(&dir).unwrap(), dir);
         // As if the machine had stopped between the two renames.
         fs::rename(&dir, parent.path().join(".checkpoint.previous.tmp")).unwrap();
-        assert_eq!(load_run_state(&last_good(&dir).unwrap()).unwrap(), state(1));
+        assert_eq!(load(&last_good(&dir).unwrap()).unwrap(), state(1));
         let failed = save_folder(&dir, |_| -> Result<()> { Err(Error::Shape("stop".into())) });
         assert!(failed.is_err());
-        assert_eq!(load_run_state(&dir).unwrap(), state(1));
-        save_folder(&dir, |staging| save_run_state(staging, &state(2))).unwrap();
-        assert_eq!(load_run_state(&dir).unwrap(), state(2));
+        assert_eq!(load(&dir).unwrap(), state(1));
+        save_folder(&dir, |staging| save(staging, &state(2))).unwrap();
+        assert_eq!(load(&dir).unwrap(), state(2));
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);
     }
 
@@ -326,7 +381,7 @@ mod tests {
             claim_output(&dir, true).unwrap();
             assert!(!dir.join(name).exists());
         }
-        save_run_state(&dir.join("checkpoint"), &state(1)).unwrap();
+        save(&dir.join("checkpoint"), &state(1)).unwrap();
         fs::create_dir(dir.join("checkpoint-of-another-program")).unwrap();
         assert!(sentence(claim_output(&dir, false)).contains("already holds a run (checkpoint)"));
         claim_output(&dir, true).unwrap();

@@ -1,6 +1,6 @@
 //! The buffers of one group of parameters: masters, gradients, AdamW's moments and the copy in storage type, each flat,
-//! so that one launch updates the group. A weight whose gradient is kept as factors is a section of its own: it has no
-//! place in the flat gradient.
+//! so that a launch updates all of LoRA. A weight whose gradient is kept as factors is a section of its own: it has no place
+//! in the flat gradient.
 
 use crate::Result;
 use crate::device::{DType, Device, Tensor};

@@ -145,16 +145,17 @@ impl ParamsBuilder {
     }
 }
 
-/// A group's parameters as stretches with one gradient each.
+/// A group's parameters as stretches with one gradient each: LoRA's matrices are one; a parameter of the head is always
+/// one of its own, so that the norm is summed in the same order however a gradient is kept.
 fn stretches<'a>(specs: impl Iterator<Item = &'a Spec>) -> Vec<Stretch> {
     let mut found: Vec<Stretch> = Vec::new();
     for spec in specs {
-        match (spec.factors, found.last_mut()) {
-            (None, Some(last)) if last.factors.is_none() => last.range.end = spec.end(),
-            (rows, _) => {
+        match found.last_mut() {
+            Some(last) if spec.group == Group::Lora => last.range.end = spec.end(),
+            _ => {
+                let factors = spec.factors.map(|rows| (rows, [spec.shape[0], spec.shape[1]]));
                 // Factors describe the weight alone; the gap behind it belongs to no stretch.
-                let end = if rows.is_some() { spec.offset + spec.n_elems() } else { spec.end() };
-                let factors = rows.map(|rows| (rows, [spec.shape[0], spec.shape[1]]));
+                let end = if factors.is_some() { spec.offset + spec.n_elems() } else { spec.end() };
                 found.push(Stretch { range: spec.offset..end, factors });
             }
         }

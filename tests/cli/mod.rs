@@ -3,6 +3,7 @@
 mod bad_data;
 mod bad_model;
 mod bad_settings;
+mod convert;
 mod fine_tune;
 mod resume;
 mod verify;
