@@ -113,7 +113,7 @@ impl Linear {
             a.value.expect(&format!("{name} lora_A"), act, &[r, n_in])?;
             b.value.expect(&format!("{name} lora_B"), act, &[n_out, r])?;
             for p in [a, b] {
-                p.grad.expect(&format!("{name} gradient"), DType::F32, p.value.shape())?;
+                p.grad.stored()?.expect(&format!("{name} gradient"), DType::F32, p.value.shape())?;
             }
         }
         Ok(Linear { name, weight, lora, n_in, n_out })
@@ -243,9 +243,9 @@ impl Part {
         let (Some(lora), Some(u)) = (&self.layer.lora, &self.u) else { return Ok(None) };
         let v = dy.device().empty("LoRA", dy.dtype(), u.shape())?;
         matmul(Layout::NN, &[(dy, &lora.b.value)], &v, lora.scale, Write::Set)?;
-        matmul(Layout::TN, &[(dy, u)], &lora.b.grad, 1.0, lora.b.next_write())?;
+        matmul(Layout::TN, &[(dy, u)], lora.b.grad.stored()?, 1.0, lora.b.next_write())?;
         let dropped = dropped(x, self.dropout)?;
-        matmul(Layout::TN, &[(&v, &dropped)], &lora.a.grad, 1.0, lora.a.next_write())?;
+        matmul(Layout::TN, &[(&v, &dropped)], lora.a.grad.stored()?, 1.0, lora.a.next_write())?;
         Ok(Some(v))
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod activation;
 pub mod adamw;
+pub mod adamw8;
 pub mod attention;
 pub mod blocks8;
 pub mod cross_entropy;

@@ -2,6 +2,7 @@
 
 mod activation;
 mod adamw;
+mod adamw8;
 mod attention;
 mod blocks8;
 mod cross_entropy;
