@@ -39,5 +39,13 @@ static *args:
 golden python="python3":
     for script in tools/golden/*.py; do case $script in */common.py) ;; *) {{python}} $script ;; esac; done
 
+# a folder of `convert quantize` against bitsandbytes and transformers; says why and stops where they are absent
+quantized source quantised python="python3":
+    {{python}} tools/check_quantized.py {{source}} {{quantised}}
+
+# host memory of a large conversion
+large:
+    cargo test --release --test main -- --ignored --nocapture host_memory_of_a_model_of_three
+
 bench:
     cargo bench

@@ -4,7 +4,7 @@
 use crate::harness::{Bench, Work};
 use llamacare::checkpoint::ModelFolder;
 use llamacare::data::{MicroBatch, SplitMix64, Tokenized};
-use llamacare::model::{Batch, LoraSpec, Quantise, RunOptions, load};
+use llamacare::model::{Batch, LoraSpec, Quantise, RunOptions, Source, load};
 use llamacare::train::{AdamW, LossWeights, Trainer};
 use safetensors::tensor::{Dtype, TensorView};
 use std::collections::BTreeMap;
@@ -36,7 +36,7 @@ pub fn run(bench: &mut Bench) {
         let micro = MicroBatch::from_rows(&[0, 1, 2, 3], &rows);
         let work = Work { flops: 512.0 * flops_per_token(&sizes), ..Work::default() };
         bench.line(name, "4x128 tokens, r=8, NF4 double", work, || {
-            let batch = Batch::new(trainer.device(), &micro).unwrap();
+            let batch = Batch::new(&micro);
             trainer.gradients(&[batch], &RunOptions::default()).unwrap();
             trainer.update(1e-4, 0.0).unwrap();
         });
@@ -56,7 +56,8 @@ fn trainer(bench: &Bench, s: &Sizes) -> Trainer {
     let folder = ModelFolder::open(dir.path()).unwrap();
     let targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"].map(String::from);
     let lora = LoraSpec { rank: 8, scale: 2.0, targets: targets.to_vec() };
-    let (model, params, ()) = load(&bench.device, &folder, Quantise::Nf4Double, Some(&lora), 1, |_| Ok(())).unwrap();
+    let (model, params, ()) =
+        load(&bench.device, Source::Folder(&folder), Quantise::Nf4Double, Some(&lora), 1, |_| Ok(())).unwrap();
     Trainer::new(model, params, None, LossWeights::joint(0.0), AdamW::default())
 }
 

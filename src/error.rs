@@ -47,6 +47,18 @@ impl Error {
         move |source| Error::Io { path, source }
     }
 
+    /// The same with the part of the network or of the run it happened in, where the error is about the device or a kernel.
+    pub fn within(self, place: &str) -> Error {
+        match self {
+            Error::Kernel { op, message, tensors } => {
+                Error::Kernel { op, message: format!("{message}, in {place}"), tensors }
+            }
+            Error::Shape(text) => Error::Shape(format!("{place}: {text}")),
+            Error::Device(text) => Error::Device(format!("{place}: {text}")),
+            other => other,
+        }
+    }
+
     /// 2 for what the user can mend, 1 for everything else.
     pub fn exit_code(&self) -> u8 {
         match self {

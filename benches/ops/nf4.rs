@@ -12,7 +12,7 @@ pub fn run(bench: &mut Bench) {
     let values: Vec<f32> = (0..n * k).map(|e| ((e * 37 % 8191) as f32 / 4096.0 - 1.0) * 0.05).collect();
     let dense = device.upload("w", DType::F32, &[n, k], &values).unwrap();
     let map = nested_map_on(&device).unwrap();
-    let w = Nf4Weight::quantize("w", &dense, Some(&map)).unwrap();
+    let w = Nf4Weight::quantize(&dense, Some(&map)).unwrap();
     let shape = format!("N={n} K={k}");
     let y = device.empty("y", device.act(), &[n, k]).unwrap();
     let work = Work { bytes: (w.n_bytes() + y.n_bytes()) as f64, ..Work::default() };
@@ -20,7 +20,7 @@ pub fn run(bench: &mut Bench) {
     let turned = y.view(&[k, n]);
     bench.line("nf4 decode, transposed", &shape, work, || w.dequantize_into(&turned, Orientation::Transposed).unwrap());
     let work = Work { bytes: (w.n_bytes() + dense.n_bytes()) as f64, ..Work::default() };
-    bench.line("nf4 quantise", &shape, work, || drop(Nf4Weight::quantize("w", &dense, Some(&map)).unwrap()));
+    bench.line("nf4 quantise", &shape, work, || drop(Nf4Weight::quantize(&dense, Some(&map)).unwrap()));
     for m in [1, 2, 4, 8, 16, 32] {
         let x = device.upload("x", device.act(), &[m, k], &vec![0.5; m * k]).unwrap();
         let y = device.empty("y", device.act(), &[m, n]).unwrap();

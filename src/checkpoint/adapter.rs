@@ -12,7 +12,8 @@ use super::adapter_config::AdapterConfig;
 use super::host_tensor::NamedTensor;
 use super::llama_config::{LINEARS, LlamaConfig};
 use super::safe_write::{Saved, save_files};
-use super::tensor_file::{FORMAT, TensorFile, differs, write_small, write_tensors};
+use super::tensor_file::{FORMAT, TensorFile, differs, write_small};
+use super::tensor_writer::write_tensors;
 use crate::{Error, Result, bail_input};
 
 /// One half of a LoRA pair.

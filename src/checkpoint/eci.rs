@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::host_tensor::NamedTensor;
 use super::safe_write::{Saved, save_files};
-use super::tensor_file::{FORMAT, TensorFile, differs, write_small, write_tensors};
+use super::tensor_file::{FORMAT, TensorFile, differs, write_small};
+use super::tensor_writer::write_tensors;
 use crate::{Error, Result, bail_input};
 
 /// Everything needed to run the head on a base with its adapter.

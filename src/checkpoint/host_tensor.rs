@@ -53,6 +53,9 @@ pub struct NamedTensor {
 /// Numbers one task converts: large enough that handing out tasks costs nothing beside them.
 const GRAIN: usize = 1 << 15;
 
+/// Numbers of a piece: 16 MiB in fp32.
+const PIECE: usize = 1 << 22;
+
 impl HostTensor<'_> {
     /// The values in fp32; exact for all three types.
     pub fn to_f32(&self) -> Vec<f32> {
@@ -67,14 +70,40 @@ impl HostTensor<'_> {
         }
     }
 
+    /// Hands the values in fp32 to `f`, piece by piece with the flat index of each piece: memory for one piece, not for the
+    /// tensor.
+    pub fn for_each_f32(&self, mut f: impl FnMut(usize, &[f32]) -> Result<()>) -> Result<()> {
+        self.pieces().try_for_each(|(begin, piece)| f(begin, &piece.to_f32()))
+    }
+
+    /// As [`for_each_f32`](HostTensor::for_each_f32), in bf16.
+    pub fn for_each_bf16(&self, mut f: impl FnMut(usize, &[u16]) -> Result<()>) -> Result<()> {
+        self.pieces().try_for_each(|(begin, piece)| f(begin, &piece.to_bf16_bits()))
+    }
+
+    fn pieces(&self) -> impl Iterator<Item = (usize, HostTensor<'_>)> {
+        let pieces = self.bytes.chunks(PIECE * self.dtype.n_bytes()).enumerate();
+        pieces.map(|(i, bytes)| {
+            let piece = HostTensor { name: String::new(), shape: Vec::new(), dtype: self.dtype, bytes };
+            (i * PIECE, piece)
+        })
+    }
+
     /// The flat index of the first NaN or infinity.
     pub fn first_non_finite(&self) -> Option<usize> {
-        let not_finite = |exponent: u16| move |b: &[u8]| bits16(b) & exponent == exponent;
-        let chunks = self.bytes.par_chunks_exact(self.dtype.n_bytes()).with_min_len(GRAIN);
+        let n = self.dtype.n_bytes();
+        let find = |is_finite: fn(&[u8]) -> bool| {
+            // Whole tasks are asked first, without stopping early, which the compiler turns into vector code: ten times faster.
+            let all_finite = |task: &[u8]| task.chunks_exact(n).fold(true, |all, b| all & is_finite(b));
+            let tasks = self.bytes.par_chunks(GRAIN * n);
+            let task = tasks.position_first(|task| !all_finite(task))?;
+            let within = self.bytes[task * GRAIN * n..].chunks_exact(n).position(|b| !is_finite(b))?;
+            Some(task * GRAIN + within)
+        };
         match self.dtype {
-            HostDType::F32 => chunks.position_first(|b| !f32_of(b).is_finite()),
-            HostDType::F16 => chunks.position_first(not_finite(0x7C00)),
-            HostDType::BF16 => chunks.position_first(not_finite(0x7F80)),
+            HostDType::F32 => find(|b| f32_of(b).is_finite()),
+            HostDType::F16 => find(|b| bits16(b) & 0x7C00 != 0x7C00),
+            HostDType::BF16 => find(|b| bits16(b) & 0x7F80 != 0x7F80),
         }
     }
 
@@ -206,8 +235,38 @@ mod tests {
         assert_eq!(tensor(HostDType::F16, &f16s[..4]).first_non_finite(), None);
         let bf16s = bytes16(&[0x7F7F, 0xFF80, 0x7C00, 0x7FC0]);
         assert_eq!(tensor(HostDType::BF16, &bf16s).first_non_finite(), Some(1));
+        for at in [0, GRAIN - 1, GRAIN, 3 * GRAIN + 7, 4 * GRAIN - 2] {
+            let mut many = vec![0x3F80; 4 * GRAIN];
+            (many[at], many[4 * GRAIN - 1]) = (0x7F80, 0x7F80);
+            assert_eq!(tensor(HostDType::BF16, &bytes16(&many)).first_non_finite(), Some(at));
+        }
         let text = tensor(HostDType::BF16, &bf16s).check_finite().unwrap_err().to_string();
         assert!(text.contains("tensor w") && text.contains("[0, 1]") && text.contains("flat index 1"), "{text}");
+    }
+
+    #[test]
+    fn pieces_are_the_tensor() {
+        let bits: Vec<u16> = (0..PIECE as u32 + 3).map(|i| (i % 0x7C00) as u16).collect();
+        let bytes = bytes16(&bits);
+        let whole = tensor(HostDType::F16, &bytes);
+        let (mut f32s, mut bf16s) = (Vec::new(), Vec::new());
+        let begins = |from: usize, have: usize| assert_eq!(from, have, "pieces follow each other");
+        whole
+            .for_each_f32(|from, piece| {
+                begins(from, f32s.len());
+                f32s.extend_from_slice(piece);
+                Ok(())
+            })
+            .unwrap();
+        whole
+            .for_each_bf16(|from, piece| {
+                begins(from, bf16s.len());
+                bf16s.extend_from_slice(piece);
+                Ok(())
+            })
+            .unwrap();
+        assert!(f32s == whole.to_f32() && bf16s == whole.to_bf16_bits());
+        assert!(whole.for_each_f32(|_, _| Err(Error::Shape("stop".into()))).is_err());
     }
 
     #[test]

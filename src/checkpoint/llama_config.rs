@@ -9,6 +9,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use super::bnb_format::check_quantization;
 use crate::{Error, Result, bail_input};
 
 /// The sizes and constants of a Llama model.
@@ -248,12 +249,7 @@ fn refuse_other_models(f: &Fields) -> Result<()> {
     if let Some(act) = f.hidden_act.as_deref().filter(|&act| act != "silu") {
         bail_input!("hidden_act is {act}; the MLP kernel computes silu only");
     }
-    if f.quantization_config.is_some() {
-        bail_input!(
-            "quantization_config is set: these weights are already quantised; give the folder with F32, F16 or BF16 weights"
-        );
-    }
-    Ok(())
+    f.quantization_config.as_ref().map_or(Ok(()), check_quantization)
 }
 
 #[cfg(test)]
@@ -261,6 +257,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::checkpoint::bnb_format::quantization_config;
     use crate::checkpoint::fixtures::{config_json, sentence, tiny};
 
     fn load_edited(edit: impl FnOnce(&mut Value)) -> Result<LlamaConfig> {
@@ -351,7 +348,8 @@ mod tests {
         assert!(refused(|json| json["attention_bias"] = json!(true)).contains("attention_bias is true"));
         assert!(refused(|json| json["mlp_bias"] = json!(true)).contains("mlp_bias is true"));
         assert!(refused(|json| json["hidden_act"] = json!("gelu")).contains("hidden_act is gelu"));
-        assert!(refused(|json| json["quantization_config"] = json!({})).contains("already quantised"));
+        assert!(refused(|json| json["quantization_config"] = json!({"quant_method": "gptq"})).contains("method gptq"));
+        load_edited(|json| json["quantization_config"] = quantization_config(true)).unwrap();
     }
 
     #[test]

@@ -7,22 +7,29 @@
 
 mod adapter;
 mod adapter_config;
+mod bnb_format;
+mod bnb_weight;
 mod eci;
 mod host_tensor;
 mod llama_config;
 mod model_folder;
 mod run_state;
 mod safe_write;
+mod shards;
 mod tensor_file;
+mod tensor_writer;
 
 #[cfg(test)]
 mod fixtures;
 
 pub use adapter::{LoraMatrix, check_adapter, load_adapter, lora_key, parse_lora_key, save_adapter};
 pub use adapter_config::AdapterConfig;
+pub use bnb_weight::{HostNf4, HostScales, HostWeight};
 pub use eci::{EciConfig, load_head, save_head};
 pub use host_tensor::{HostDType, HostTensor, NamedTensor};
 pub use llama_config::{LINEARS, LlamaConfig};
-pub use model_folder::ModelFolder;
-pub use run_state::{RunState, load_run_state, save_run_state};
-pub use safe_write::{Saved, claim_output, last_good, save_files, save_folder};
+pub use model_folder::{Expected, ModelFolder, expected_tensors};
+pub use run_state::{RunState, load_run_state, save_run_state, save_run_state_from};
+pub use safe_write::{Saved, check_room, claim_output, last_good, new_folder, save_files, save_folder};
+pub use shards::{Shards, Unit, write_quantised_extras};
+pub use tensor_writer::{TensorSpec, TensorWriter};

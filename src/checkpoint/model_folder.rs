@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::host_tensor::HostTensor;
 use super::llama_config::LlamaConfig;
-use super::tensor_file::TensorFile;
+use super::tensor_file::{RawTensor, TensorFile};
 use crate::{Error, Result, bail_input};
 
 /// The mapped weights of a model with its configuration.
@@ -29,8 +29,8 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+pub(super) const SINGLE: &str = "model.safetensors";
+pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 impl ModelFolder {
     /// Reads the configuration and maps the weights.
@@ -84,10 +84,33 @@ impl ModelFolder {
         }
     }
 
-    /// That every tensor of the model is there with the right shape and type. Others (rotary_emb.inv_freq of old files,
-    /// the output layer of a tied model) are ignored, as transformers does.
+    /// That every tensor of the model is there with the right shape and type, and weights in NF4 with all their parts.
+    /// Others (rotary_emb.inv_freq of old files, the output layer of a tied model) are ignored, as transformers does.
     pub fn check(&self) -> Result<()> {
-        expected(&self.config).iter().try_for_each(|(name, shape)| self.tensor(name, shape).map(drop))
+        expected_tensors(&self.config).iter().try_for_each(|tensor| match *tensor {
+            Expected::Dense(ref name, ref shape) => self.tensor(name, shape).map(drop),
+            Expected::Linear(ref name, shape) => self.linear(name, shape).map(drop),
+        })
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The names of all tensors, in no order.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.place.keys().map(String::as_str)
+    }
+
+    /// A tensor of any type.
+    pub(super) fn raw(&self, name: &str) -> Option<RawTensor<'_>> {
+        self.files[*self.place.get(name)?].raw(name)
+    }
+
+    /// The file that holds a tensor; the folder where none does.
+    pub(super) fn file_of(&self, name: &str) -> &Path {
+        self.place.get(name).map_or(&self.dir, |&i| self.files[i].path())
     }
 }
 
@@ -135,20 +158,27 @@ fn open_shards(dir: &Path) -> Result<Vec<TensorFile>> {
     Ok(files)
 }
 
-/// Every tensor of a Llama of these sizes: `[out, in]` for linear layers.
-fn expected(c: &LlamaConfig) -> Vec<(String, Vec<usize>)> {
-    let mut tensors = vec![
-        ("model.embed_tokens.weight".to_string(), vec![c.vocab, c.hidden]),
-        ("model.norm.weight".to_string(), vec![c.hidden]),
-    ];
-    if !c.tied {
-        tensors.push(("lm_head.weight".to_string(), vec![c.vocab, c.hidden]));
-    }
+/// A tensor that a model folder must hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expected {
+    /// Embedding, norm or output layer, and its shape.
+    Dense(String, Vec<usize>),
+    /// The weight of a linear layer, `[out, in]`: dense or in NF4.
+    Linear(String, [usize; 2]),
+}
+
+/// Every tensor of a Llama of these sizes, in the order in which the model uses them.
+pub fn expected_tensors(c: &LlamaConfig) -> Vec<Expected> {
+    let mut tensors = vec![Expected::Dense("model.embed_tokens.weight".into(), vec![c.vocab, c.hidden])];
     for layer in 0..c.n_layers {
         let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
-        tensors.push((name("input_layernorm"), vec![c.hidden]));
-        tensors.push((name("post_attention_layernorm"), vec![c.hidden]));
-        tensors.extend(c.linears().map(|(linear, shape)| (name(linear), shape.to_vec())));
+        tensors.push(Expected::Dense(name("input_layernorm"), vec![c.hidden]));
+        tensors.push(Expected::Dense(name("post_attention_layernorm"), vec![c.hidden]));
+        tensors.extend(c.linears().map(|(linear, shape)| Expected::Linear(name(linear), shape)));
+    }
+    tensors.push(Expected::Dense("model.norm.weight".into(), vec![c.hidden]));
+    if !c.tied {
+        tensors.push(Expected::Dense("lm_head.weight".into(), vec![c.vocab, c.hidden]));
     }
     tensors
 }

@@ -6,11 +6,13 @@
 
 use std::path::Path;
 
+use safetensors::tensor::Dtype;
 use serde::{Deserialize, Serialize};
 
 use super::host_tensor::NamedTensor;
 use super::safe_write::{Saved, save_files};
-use super::tensor_file::{TensorFile, differs, write_tensors};
+use super::tensor_file::{TensorFile, differs, sha256_hex};
+use super::tensor_writer::{TensorSpec, TensorWriter};
 use crate::{Error, Result, bail_input};
 
 /// Where a run stands. Random numbers need no state: Philox takes its counters from seed and step.
@@ -44,13 +46,31 @@ const NOTE: &str = "run_state";
 /// Writes the state to `dir` (made if needed), reads it back and compares; only then does it take the place of an older
 /// one.
 pub fn save_run_state(dir: &Path, state: &RunState) -> Result<Saved> {
+    state.tensors.iter().try_for_each(NamedTensor::check)?;
+    let specs: Vec<TensorSpec> = state.tensors.iter().map(|t| TensorSpec::new(&t.name, Dtype::F32, &t.shape)).collect();
+    save_run_state_from(dir, state, &specs, |file| {
+        state.tensors.iter().try_for_each(|t| file.append(&t.name, bytemuck::cast_slice(&t.values)))
+    })
+}
+
+/// As [`save_run_state`], with tensors that `fill` appends one after the other, so that they never are in host memory at once;
+/// `state.tensors` is not looked at. That the values are finite is the caller's to see to.
+pub fn save_run_state_from(
+    dir: &Path,
+    state: &RunState,
+    specs: &[TensorSpec],
+    fill: impl FnOnce(&mut TensorWriter) -> Result<()>,
+) -> Result<Saved> {
     if let Some(loss) = state.best_loss.filter(|loss| !loss.is_finite()) {
         return Err(Error::NotFinite(format!("the best validation loss is {loss}; the state of the run is not saved")));
     }
     let counters = serde_json::to_string(state).map_err(|e| Error::io(dir)(e.into()))?;
     save_files(dir, &[FILE], |staging| {
         let path = staging.join(FILE);
-        let sha256 = write_tensors(&path, &state.tensors, (NOTE, &counters))?;
+        let mut file = TensorWriter::create(&path, specs, &[], (NOTE, &counters))?;
+        fill(&mut file)?;
+        file.finish()?;
+        let sha256 = sha256_hex(&path)?;
         // The tensors have just been compared; what is left is that the counters survive their way through JSON.
         let back = serde_json::to_string(&read_counters(&path, &TensorFile::open(&path)?)?);
         match back.is_ok_and(|back| back == counters) {

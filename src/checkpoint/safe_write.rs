@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::{Error, Result, bail_input};
+use crate::{Error, Result, bail_input, bytes};
 
 /// Proof of a finished save.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +18,7 @@ pub struct Saved {
 }
 
 const UNTOUCHED: &str = "what was saved before is untouched";
+const NOTHING_LEFT: &str = "nothing of it is left";
 
 /// What a run leaves in its output folder.
 const RUN_FILES: [&str; 10] = [
@@ -71,6 +72,39 @@ pub fn save_folder<T>(dir: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Res
     sync_dir(parent)?;
     remove(&previous)?;
     Ok(done)
+}
+
+/// As [`save_folder`], for a folder that must not be there yet: what exists is never replaced.
+pub fn new_folder<T>(dir: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    let (parent, staging, _) = siblings(dir)?;
+    if dir.exists() {
+        bail_input!("{}: this already exists; choose another name, or remove it first", dir.display());
+    }
+    fs::create_dir_all(parent).map_err(Error::io(parent))?;
+    let staging = Staging::new(staging)?;
+    let done = write(&staging.path).map_err(|e| staging.explain_new(e, dir))?;
+    sync_dir(&staging.path)?;
+    fs::rename(&staging.path, dir).map_err(Error::io(dir))?;
+    sync_dir(parent)?;
+    Ok(done)
+}
+
+/// Refuses where the disk below `dir`, which need not exist yet, has fewer than `n_bytes` left. A disk that does not say is
+/// trusted: a write that fails later leaves nothing either.
+pub fn check_room(dir: &Path, n_bytes: u64) -> Result<()> {
+    let absolute = std::path::absolute(dir).map_err(Error::io(dir))?;
+    let there = absolute.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let Ok(disk) = rustix::fs::statvfs(there) else { return Ok(()) };
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    if free < n_bytes {
+        bail_input!(
+            "{}: {} are needed, but its disk has {} left; free some space or choose another disk",
+            dir.display(),
+            bytes::readable(n_bytes as usize),
+            bytes::readable(free as usize)
+        );
+    }
+    Ok(())
 }
 
 /// Where the last folder finished by [`save_folder`] is: `dir`, unless an interruption came between its two renames.
@@ -131,19 +165,28 @@ impl Staging {
 
     /// The error with the path the user knows, and what it means for the files of the last save.
     fn explain(&self, error: Error, dir: &Path) -> Error {
+        self.say(error, dir, "resume", UNTOUCHED)
+    }
+
+    /// The same where there was nothing before.
+    fn explain_new(&self, error: Error, dir: &Path) -> Error {
+        self.say(error, dir, "run it again", NOTHING_LEFT)
+    }
+
+    fn say(&self, error: Error, dir: &Path, then: &str, outcome: &str) -> Error {
         let Error::Io { path, source } = error else { return error };
         let path = path.strip_prefix(&self.path).map(|rest| dir.join(rest)).unwrap_or(path);
         let text = source.to_string();
-        if text.contains(UNTOUCHED) {
+        if text.contains(outcome) {
             return Error::Io { path, source };
         }
         let advice = match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-                "free some space and resume; "
+                format!("free some space and {then}; ")
             }
-            _ => "",
+            _ => String::new(),
         };
-        let sentence = format!("could not be saved: {text}; {advice}{UNTOUCHED}");
+        let sentence = format!("could not be saved: {text}; {advice}{outcome}");
         Error::Io { path, source: io::Error::new(source.kind(), sentence) }
     }
 }

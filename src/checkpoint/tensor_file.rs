@@ -1,16 +1,13 @@
-//! One safetensors file: mapped for reading, and written so that what lies on the disk is known to be what was meant.
-//!
-//! The safetensors crate reads and checks the header (offsets, sizes, overflow); this file turns its faults into
-//! sentences and streams tensors out without a second copy of them in memory.
+//! One safetensors file, mapped for reading: the safetensors crate reads and checks the header (offsets, sizes, overflow),
+//! this file turns its faults into sentences.
 
-use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufWriter, Read, Write};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, Metadata, SafeTensorError, TensorInfo};
+use safetensors::tensor::{Dtype, Metadata, SafeTensorError};
 use sha2::{Digest, Sha256};
 
 use super::host_tensor::{HostDType, HostTensor, NamedTensor};
@@ -26,6 +23,13 @@ pub(super) struct TensorFile {
     /// Where the first tensor begins.
     start: usize,
     metadata: Metadata,
+}
+
+/// A tensor of any type as it lies in the file.
+pub(super) struct RawTensor<'a> {
+    pub dtype: Dtype,
+    pub shape: &'a [usize],
+    pub bytes: &'a [u8],
 }
 
 impl TensorFile {
@@ -55,12 +59,19 @@ impl TensorFile {
         self.metadata.metadata().as_ref()?.get(key).map(String::as_str)
     }
 
+    /// The tensor called `name`, of whatever type and shape.
+    pub fn raw(&self, name: &str) -> Option<RawTensor<'_>> {
+        let info = self.metadata.info(name)?;
+        let (from, to) = info.data_offsets;
+        Some(RawTensor { dtype: info.dtype, shape: &info.shape, bytes: &self.map[self.start + from..self.start + to] })
+    }
+
     /// The tensor called `name`, of whatever shape.
     pub fn tensor(&self, name: &str) -> Result<HostTensor<'_>> {
-        let Some(info) = self.metadata.info(name) else {
+        let Some(raw) = self.raw(name) else {
             bail_input!("{}: the tensor {name} is missing", self.path.display());
         };
-        let dtype = match info.dtype {
+        let dtype = match raw.dtype {
             Dtype::F32 => HostDType::F32,
             Dtype::F16 => HostDType::F16,
             Dtype::BF16 => HostDType::BF16,
@@ -68,9 +79,7 @@ impl TensorFile {
                 bail_input!("{}: tensor {name} has dtype {other}; F32, F16 or BF16 was expected", self.path.display())
             }
         };
-        let (from, to) = info.data_offsets;
-        let bytes = &self.map[self.start + from..self.start + to];
-        Ok(HostTensor { name: name.to_string(), shape: info.shape.clone(), dtype, bytes })
+        Ok(HostTensor { name: name.to_string(), shape: raw.shape.to_vec(), dtype, bytes: raw.bytes })
     }
 
     /// The tensor called `name`, refused unless it has this shape.
@@ -88,10 +97,11 @@ impl TensorFile {
         tensor.check_finite().map_err(|e| Error::Input(format!("{}: {e}", self.path.display())))?;
         Ok(NamedTensor { name: tensor.name.clone(), shape: tensor.shape.clone(), values: tensor.to_f32() })
     }
+}
 
-    fn sha256(&self) -> String {
-        Sha256::digest(&self.map[..]).iter().map(|byte| format!("{byte:02x}")).collect()
-    }
+/// The SHA-256 of a file, in hexadecimal.
+pub(super) fn sha256_hex(path: &Path) -> Result<String> {
+    Ok(Sha256::digest(&map_file(path)?[..]).iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Maps a file for reading.
@@ -135,64 +145,6 @@ fn describe(fault: &SafeTensorError, bytes: &[u8]) -> String {
     }
 }
 
-/// Writes `tensors` as F32 to the new file `path` with one note in the header, flushes it to the disk, reads it back,
-/// compares every value bit for bit, and returns the file's SHA-256. The order of the tensors does not matter, and
-/// there is only one note because the header's order of several is arbitrary: equal tensors give equal bytes.
-pub(super) fn write_tensors(path: &Path, tensors: &[NamedTensor], note: (&str, &str)) -> Result<String> {
-    let mut sorted: Vec<&NamedTensor> = tensors.iter().collect();
-    sorted.sort_by(|a, b| a.name.cmp(&b.name));
-    for pair in sorted.windows(2) {
-        if pair[0].name == pair[1].name {
-            return Err(Error::Shape(format!("two tensors to be saved are called {}", pair[0].name)));
-        }
-    }
-    let mut n_data = 0;
-    let mut infos = Vec::with_capacity(sorted.len());
-    for tensor in &sorted {
-        tensor.check()?;
-        let end = n_data + 4 * tensor.values.len();
-        infos.push((
-            tensor.name.clone(),
-            TensorInfo { dtype: Dtype::F32, shape: tensor.shape.clone(), data_offsets: (n_data, end) },
-        ));
-        n_data = end;
-    }
-    let notes = HashMap::from([(note.0.to_string(), note.1.to_string())]);
-    let metadata = Metadata::new(Some(notes), infos).map_err(|e| Error::Shape(e.to_string()))?;
-    let mut header = serde_json::to_vec(&metadata).map_err(|e| Error::io(path)(e.into()))?;
-    header.resize(header.len().next_multiple_of(8), b' ');
-
-    let write = || -> std::io::Result<()> {
-        let mut file = BufWriter::with_capacity(1 << 20, File::create_new(path)?);
-        file.write_all(&(header.len() as u64).to_le_bytes())?;
-        file.write_all(&header)?;
-        for tensor in &sorted {
-            // The format is little-endian, as is every machine CUDA runs on.
-            file.write_all(bytemuck::cast_slice(&tensor.values))?;
-        }
-        file.into_inner().map_err(|e| e.into_error())?.sync_all()
-    };
-    write().map_err(Error::io(path))?;
-    read_back(path, &sorted, note)
-}
-
-fn read_back(path: &Path, saved: &[&NamedTensor], note: (&str, &str)) -> Result<String> {
-    let file = TensorFile::open(path)?;
-    if file.note(note.0) != Some(note.1) {
-        return Err(differs(path, note.0));
-    }
-    for tensor in saved {
-        let found = file.shaped(&tensor.name, &tensor.shape)?;
-        if found.bytes != bytemuck::cast_slice::<f32, u8>(&tensor.values) {
-            return Err(differs(path, &tensor.name));
-        }
-    }
-    if file.names().len() != saved.len() {
-        return Err(differs(path, "the list of tensors"));
-    }
-    Ok(file.sha256())
-}
-
 /// Writes a small file (a configuration) to the new file `path`, flushes it and reads it back.
 pub(super) fn write_small(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut back = Vec::new();
@@ -217,63 +169,13 @@ pub(super) fn differs(path: &Path, what: &str) -> Error {
 mod tests {
     use super::*;
     use crate::checkpoint::fixtures::{named, sentence};
-
-    fn written(dir: &Path) -> (PathBuf, Vec<NamedTensor>) {
-        let path = dir.join("w.safetensors");
-        let tensors = vec![named("b", &[3, 5], 1), named("a", &[2], 2)];
-        write_tensors(&path, &tensors, FORMAT).unwrap();
-        (path, tensors)
-    }
-
-    #[test]
-    fn written_tensors_come_back_bit_for_bit() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("w.safetensors");
-        let odd = [-0.0, f32::MIN_POSITIVE / 8.0, f32::MAX, 1.0 + f32::EPSILON];
-        let tensors = vec![NamedTensor::new("odd", &[4], odd.to_vec()).unwrap(), named("a", &[2, 7], 3)];
-        write_tensors(&path, &tensors, FORMAT).unwrap();
-        let file = TensorFile::open(&path).unwrap();
-        for tensor in &tensors {
-            let found = file.owned(&tensor.name).unwrap();
-            let bits = |t: &NamedTensor| t.values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-            assert_eq!((&found.shape, bits(&found)), (&tensor.shape, bits(tensor)));
-        }
-    }
-
-    #[test]
-    fn the_bytes_are_those_of_the_safetensors_library_in_any_order() {
-        let dir = tempfile::tempdir().unwrap();
-        let (path, mut tensors) = written(dir.path());
-        let views = tensors.iter().map(|t| {
-            let bytes = bytemuck::cast_slice(&t.values);
-            (t.name.as_str(), safetensors::tensor::TensorView::new(Dtype::F32, t.shape.clone(), bytes).unwrap())
-        });
-        let format = HashMap::from([("format".to_string(), "pt".to_string())]);
-        let library = safetensors::serialize(views, Some(format)).unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), library);
-        tensors.reverse();
-        let again = dir.path().join("again.safetensors");
-        let hash = write_tensors(&again, &tensors, FORMAT).unwrap();
-        assert_eq!(hash, TensorFile::open(&path).unwrap().sha256());
-    }
-
-    #[test]
-    fn reading_back_notices_one_flipped_bit() {
-        let dir = tempfile::tempdir().unwrap();
-        let (path, tensors) = written(dir.path());
-        let mut sorted: Vec<_> = tensors.iter().collect();
-        sorted.sort_by(|a, b| a.name.cmp(&b.name));
-        read_back(&path, &sorted, FORMAT).unwrap();
-        let mut bytes = std::fs::read(&path).unwrap();
-        *bytes.last_mut().unwrap() ^= 1;
-        std::fs::write(&path, bytes).unwrap();
-        assert!(read_back(&path, &sorted, FORMAT).unwrap_err().to_string().contains("b read back differs"));
-    }
+    use crate::checkpoint::tensor_writer::write_tensors;
 
     #[test]
     fn a_file_cut_anywhere_is_called_truncated() {
         let dir = tempfile::tempdir().unwrap();
-        let (path, _) = written(dir.path());
+        let path = dir.path().join("w.safetensors");
+        write_tensors(&path, &[named("b", &[3, 5], 1), named("a", &[2], 2)], FORMAT).unwrap();
         let whole = std::fs::read(&path).unwrap();
         for n in [0, 5, 8, 40, whole.len() - 1] {
             std::fs::write(&path, &whole[..n]).unwrap();
@@ -294,16 +196,5 @@ mod tests {
         assert!(sentence(TensorFile::open(&path)).contains("git lfs pull"));
         std::fs::write(&path, "<!doctype html><title>Not found</title>").unwrap();
         assert!(sentence(TensorFile::open(&path)).contains("not a safetensors file"));
-    }
-
-    #[test]
-    fn values_that_must_not_be_saved_are_refused_before_a_file_exists() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("w.safetensors");
-        let nan = NamedTensor { name: "n".into(), shape: vec![1], values: vec![f32::NAN] };
-        assert!(matches!(write_tensors(&path, &[nan], FORMAT), Err(Error::NotFinite(_))));
-        let twice = [named("a", &[2], 1), named("a", &[3], 2)];
-        assert!(matches!(write_tensors(&path, &twice, FORMAT), Err(Error::Shape(_))));
-        assert!(!path.exists());
     }
 }

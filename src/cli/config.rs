@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::numbers::{Number, find};
-use super::options::{ComputeType, EciKind, Options, OverLong, Quant, Recompute};
+use super::options::{ComputeType, EciKind, OptimizerStates, Options, OverLong, Quant};
 use crate::bytes;
 use crate::train::schedule::Shape;
 use crate::{Error, Result, bail_input};
@@ -123,8 +123,12 @@ pub struct TrainConfig {
     pub min_ratio: f64,
     /// Tokens of a micro-batch.
     pub tokens: usize,
+    /// Rows of a micro-batch at most.
+    pub rows: usize,
     /// Micro-batches of a step.
     pub accumulate: usize,
+    /// Storage of AdamW's moments.
+    pub optimizer_states: OptimizerStates,
     /// Of everything random.
     pub seed: u64,
     /// Validations without a better loss before it stops; 0: never.
@@ -158,11 +162,14 @@ pub struct MachineConfig {
     pub compute: ComputeType,
     /// 0: one for each core.
     pub threads: usize,
-    /// Whether layers compute their activations again.
-    pub recompute: Recompute,
+    /// What layers keep for the backward: `auto`, a policy, or a list of them.
+    pub keep: String,
     /// Bytes of device memory the run may use.
     #[serde(serialize_with = "as_memory")]
     pub budget: usize,
+    /// Bytes of pinned host memory the run may use.
+    #[serde(serialize_with = "as_memory")]
+    pub host_budget: usize,
 }
 
 /// What is written.
@@ -374,7 +381,9 @@ fn train(from: &Sources) -> Result<TrainConfig> {
         warmup: from.number("train.warmup", |o| &o.train.warmup)?,
         min_ratio: from.number("train.min_ratio", |o| &o.train.min_ratio)?,
         tokens: from.number("train.tokens", |o| &o.train.tokens)?,
+        rows: from.number("train.rows", |o| &o.train.rows)?,
         accumulate: from.number("train.accumulate", |o| &o.train.accumulate)?,
+        optimizer_states: from.get(|o| &o.train.optimizer_states).unwrap_or_default(),
         seed: from.number("train.seed", |o| &o.train.seed)?,
         patience: from.number("train.patience", |o| &o.train.patience)?,
     };
@@ -404,11 +413,16 @@ fn machine(from: &Sources) -> Result<MachineConfig> {
         bail_input!("{key} is {device:?}; expected auto, cpu, cuda or cuda:N");
     }
     let budget = from.get(|o| &o.machine.budget).unwrap_or_else(|| "24GiB".into());
+    let host_budget = from.get(|o| &o.machine.host_budget).unwrap_or_else(|| "16GiB".into());
     Ok(MachineConfig {
         device,
         compute: from.get(|o| &o.machine.compute).unwrap_or_default(),
         threads: from.number("machine.threads", |o| &o.machine.threads)?,
-        recompute: from.get(|o| &o.machine.recompute).unwrap_or_default(),
+        keep: from.get(|o| &o.machine.keep).filter(|k| !k.is_empty()).unwrap_or_else(|| "auto".into()),
         budget: bytes::parse(&from.name("machine.budget", from.typed.machine.budget.is_some()), &budget)?,
+        host_budget: bytes::parse(
+            &from.name("machine.host_budget", from.typed.machine.host_budget.is_some()),
+            &host_budget,
+        )?,
     })
 }

@@ -127,7 +127,7 @@ pub fn flag_of(key: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::options::{EciKind, OverLong, Recompute};
+    use super::super::options::{EciKind, OverLong};
     use super::*;
     use crate::train::schedule::Shape;
 
@@ -159,7 +159,7 @@ mod tests {
         let c = config(
             "--config llama2-13b --model m --lr 0.001 --head-lr 0.01 --rank 8 --alpha 4 --dropout 0.1 --tokens 512 \
              --accumulate 2 --seed 9 --eval-every 5 --template t.txt --eci last --eci-weight 0.5 --eci-positions 64 \
-             --over-long shorten --no-double-quant --quant none --recompute --budget 1GiB --device cuda:1 --threads 3 \
+             --over-long shorten --no-double-quant --quant none --keep host:1,outputs --budget 1GiB --device cuda:1 --threads 3 \
              --steps 11 --out o --targets v_proj,q_proj --eci-dims 8,4 --schedule linear",
         );
         assert_eq!((c.train.lr, c.train.head_lr, c.train.steps, c.train.epochs), (0.001, 0.01, 11, 0.0));
@@ -168,7 +168,7 @@ mod tests {
         assert_eq!((c.eci.kind, c.eci.weight, c.eci.positions), (EciKind::Last, 0.5, 64));
         assert_eq!(c.eci.dims, [8, 4]);
         assert_eq!((c.machine.device.as_str(), c.machine.threads, c.machine.budget), ("cuda:1", 3, 1 << 30));
-        assert_eq!(c.machine.recompute, Recompute::Always);
+        assert_eq!(c.machine.keep, "host:1,outputs");
         assert!(!c.model.double_quant);
         assert_eq!((c.data.over_long, c.data.max_length), (OverLong::Shorten, 512));
         assert_eq!((c.train.schedule, c.train.accumulate, c.train.seed, c.eval.every), (Shape::Linear, 2, 9, 5));

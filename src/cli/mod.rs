@@ -6,6 +6,7 @@
 //! over the defaults.
 
 pub mod config;
+pub mod convert;
 pub mod exit;
 pub mod file;
 pub mod finetune;

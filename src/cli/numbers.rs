@@ -43,6 +43,7 @@ pub const NUMBERS: &[Number] = &[
     number("train.warmup", 0.03, 0.0, 0.5),
     number("train.min_ratio", 0.0, 0.0, 1.0),
     number("train.tokens", 2816.0, 16.0, 65536.0),
+    number("train.rows", 64.0, 1.0, 4096.0),
     number("train.accumulate", 6.0, 1.0, 1024.0),
     number("train.seed", 1.0, 0.0, 9007199254740991.0),
     number("train.patience", 0.0, 0.0, 1000.0),

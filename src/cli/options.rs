@@ -180,9 +180,15 @@ pub struct TrainOptions {
     /// Tokens of a micro-batch; whole rows are laid end to end until no other fits
     #[arg(id = "train.tokens", long = "tokens", value_name = "TOKENS")]
     pub tokens: Option<usize>,
+    /// Rows of a micro-batch at most: short rows are not packed beyond it
+    #[arg(id = "train.rows", long = "rows", value_name = "ROWS")]
+    pub rows: Option<usize>,
     /// Micro-batches of an optimiser step
     #[arg(id = "train.accumulate", long = "accumulate", value_name = "N")]
     pub accumulate: Option<usize>,
+    /// Storage of AdamW's two moments: fp32, or eight, blocks of 8 bits that save six of eight bytes a number [default: fp32]
+    #[arg(id = "train.optimizer_states", long = "optimizer-states", value_name = "TYPE")]
+    pub optimizer_states: Option<OptimizerStates>,
     /// Seed of everything random: adapter, head, order of rows, dropout, split
     #[arg(id = "train.seed", long = "seed", value_name = "N")]
     pub seed: Option<u64>,
@@ -221,14 +227,17 @@ pub struct MachineOptions {
     /// Threads of the CPU device and of tokenising; 0: one for each core
     #[arg(id = "machine.threads", long = "threads", value_name = "N")]
     pub threads: Option<usize>,
-    /// Whether layers drop their activations and compute them again in the backward pass [default: auto, as far as the
-    /// budget asks for it]
-    #[arg(id = "machine.recompute", long = "recompute", value_name = "RULE", num_args = 0..=1,
-          default_missing_value = "always")]
-    pub recompute: Option<Recompute>,
+    /// What layers keep for the backward pass: outputs (of all products), eight (gate and up in 8 bits), host (gate and up
+    /// moved to host memory), gateup (those two computed again), input (all computed again); or a list from the first
+    /// layer on, such as host:12,outputs [default: auto, the fastest that the budget allows, layer by layer]
+    #[arg(id = "machine.keep", long = "keep", value_name = "POLICY")]
+    pub keep: Option<String>,
     /// Device memory the run may use, such as 24GiB [default: 24GiB]
     #[arg(id = "machine.budget", long = "budget", value_name = "MEMORY")]
     pub budget: Option<String>,
+    /// Pinned host memory the run may use to keep activations in [default: 16GiB]
+    #[arg(id = "machine.host_budget", long = "host-budget", value_name = "MEMORY")]
+    pub host_budget: Option<String>,
 }
 
 /// What is written.
@@ -299,13 +308,11 @@ choice! {
     }
 }
 choice! {
-    /// Whether activations are computed again in the backward pass.
-    Recompute {
-        /// As far as the budget asks for it
-        #[default] Auto,
-        /// In every layer
-        Always,
-        /// In none
-        Never,
+    /// Storage of AdamW's moments.
+    OptimizerStates {
+        /// 32 bits
+        #[default] Fp32,
+        /// Blocks of 8 bits
+        Eight,
     }
 }

@@ -4,7 +4,7 @@ use crate::data::{Room, TextTokenizer, Tokenized, pack, parse_decision};
 use crate::eval::metrics::argmax;
 use crate::generate::{Greedy, generate};
 use crate::model::{Batch, RunOptions};
-use crate::ops::lm_loss::lm_loss;
+use crate::ops::lm_loss::{CHUNK, lm_loss};
 use crate::ops::rows::gather_rows;
 use crate::tape::Tape;
 use crate::train::Trainer;
@@ -46,8 +46,10 @@ fn share(right: impl ExactSizeIterator<Item = bool>) -> Option<f64> {
 pub struct Evaluate<'a> {
     /// Classes, in the order of the head's outputs.
     pub classes: &'a [String],
-    /// Tokens of a micro-batch at most.
-    pub max_tokens: usize,
+    /// What a micro-batch holds at most.
+    pub room: Room,
+    /// Tokens of prompts and answers that are decoded together at most.
+    pub group_tokens: usize,
     /// New tokens of an answer at most; 0: no text is generated.
     pub max_new: usize,
 }
@@ -64,8 +66,8 @@ impl Evaluate<'_> {
         let mut out = Evaluation::default();
         let mut classes = vec![None; rows.len()];
         let (mut sum, mut n) = (0.0, 0);
-        for micro in pack(rows, Room::of_tokens(self.max_tokens), 0, 0)? {
-            let batch = Batch::new(trainer.device(), &micro)?;
+        for micro in pack(rows, self.room, 0, 0)? {
+            let batch = Batch::new(&micro);
             let (batch_sum, head) = forward(trainer, &batch)?;
             sum += batch_sum;
             n += batch.targets.len();
@@ -94,7 +96,7 @@ impl Evaluate<'_> {
     ) -> Result<()> {
         let prompts: Vec<&[u32]> = labelled.iter().map(|&r| &rows[r].ids[..rows[r].n_prompt]).collect();
         let eos = trainer.model.config.eos.clone();
-        let greedy = Greedy { max_new: self.max_new, eos, max_tokens: self.max_tokens * 4 };
+        let greedy = Greedy { max_new: self.max_new, eos, max_tokens: self.group_tokens };
         for ids in generate(&trainer.model, trainer.device(), &prompts, &greedy, progress)? {
             let text = tokenizer.decode(&ids)?;
             out.text.push(parse_decision(&text, self.classes));
@@ -121,6 +123,7 @@ fn forward(trainer: &Trainer, batch: &Batch) -> Result<(f64, Vec<usize>)> {
         return Ok((0.0, classes));
     }
     let states = gather_rows(&mut tape, &hidden, &batch.target_rows)?;
-    let loss = lm_loss(&mut tape, &states, &trainer.model.head, trainer.model.config.vocab, &batch.targets, 0.0)?;
+    let loss =
+        lm_loss(&mut tape, &states, &trainer.model.head, trainer.model.config.vocab, &batch.targets, 0.0, CHUNK)?;
     Ok((loss.sum, classes))
 }

@@ -4,14 +4,13 @@ use crate::Result;
 use crate::data::MicroBatch;
 use crate::device::Device;
 use crate::ops::sequences::SequenceLayout;
-use std::sync::Arc;
 
-/// What the model reads of a micro-batch: T tokens of S sequences laid end to end.
+/// What the model reads of a micro-batch: T tokens of S sequences laid end to end. It lies on the host; what a pass needs of
+/// it on the device lives as long as the pass.
+#[derive(Debug, Clone, Default)]
 pub struct Batch {
     /// [T] token ids.
     pub ids: Vec<i32>,
-    /// Where sequences begin, which keys they see, positions.
-    pub layout: Arc<SequenceLayout>,
     /// [S+1] where sequences begin.
     pub cu_seqlens: Vec<i32>,
     /// [S] tokens of each prompt: what the head may see.
@@ -22,21 +21,37 @@ pub struct Batch {
     pub targets: Vec<i32>,
     /// [S] class of each sequence, -1 for none.
     pub labels: Vec<i32>,
+    /// [S] rows of each sequence that are seen as keys; all, if nothing is said.
+    pub key_counts: Option<Vec<i32>>,
+    /// [T] positions for rotary; those within each sequence, if nothing is said.
+    pub positions: Option<Vec<i32>>,
 }
 
 impl Batch {
     /// From a packed micro-batch.
-    pub fn new(device: &Device, micro: &MicroBatch) -> Result<Batch> {
+    pub fn new(micro: &MicroBatch) -> Batch {
         let (target_rows, targets): (Vec<i32>, Vec<i32>) =
             micro.targets.iter().enumerate().filter(|(_, t)| **t >= 0).map(|(row, t)| (row as i32, *t)).unzip();
-        Ok(Batch {
+        Batch {
             ids: micro.ids.clone(),
-            layout: Arc::new(SequenceLayout::packed(device, &micro.cu_seqlens)?),
             cu_seqlens: micro.cu_seqlens.clone(),
             n_prompt: micro.n_prompt.clone(),
             target_rows,
             targets,
             labels: micro.labels.clone(),
-        })
+            ..Batch::default()
+        }
+    }
+
+    /// The sequences as attention and rotary read them.
+    pub fn layout(&self, device: &Device) -> Result<SequenceLayout> {
+        let layout = match &self.key_counts {
+            None => SequenceLayout::packed(device, &self.cu_seqlens)?,
+            Some(counts) => SequenceLayout::with_key_counts(device, &self.cu_seqlens, counts)?,
+        };
+        match &self.positions {
+            None => Ok(layout),
+            Some(positions) => layout.with_positions(positions),
+        }
     }
 }

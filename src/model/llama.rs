@@ -1,21 +1,23 @@
 //! Llama's decoder: embedding, L layers of attention and MLP behind RMSNorm, final norm.
 //!
-//! A decoder layer is a segment of the tape: `x` is the last branch's output and `residual` the sum so far, and each norm
-//! adds the two before it normalises, so that the residual sum costs no pass of its own.
+//! A norm adds the last branch's output to the residual before it normalises, so that the sum costs no pass of its own. A
+//! decoder layer is a segment of the tape from one such norm to the next: between layers only the residual is kept, and a
+//! layer that keeps its input alone ([`Keep::Input`]) keeps nothing else.
 
 use crate::Result;
 use crate::checkpoint::LlamaConfig;
 use crate::device::Tensor;
-use crate::model::{Batch, KvCache};
+use crate::model::{Batch, Keep, KvCache};
 use crate::ops::attention::attention;
+use crate::ops::blocks8;
 use crate::ops::dropout::Dropout;
 use crate::ops::embedding::embedding;
-use crate::ops::linear::{Linear, linear};
+use crate::ops::linear::{Linear, Outputs, Through, linear};
 use crate::ops::rms_norm::rms_norm;
 use crate::ops::rotary::{RotaryTable, rotary};
 use crate::ops::sequences::SequenceLayout;
 use crate::ops::swiglu::swiglu;
-use crate::tape::{Keep, Tape, Var};
+use crate::tape::{Again, Hold, Pass, Tape, Var};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -68,8 +70,8 @@ pub struct Llama {
 /// How one forward pass runs.
 #[derive(Clone, Default)]
 pub struct RunOptions {
-    /// Keep or recompute each layer's intermediate results.
-    pub recompute: bool,
+    /// What each layer keeps for its backward; empty: every layer the outputs of its products.
+    pub keep: Rc<[Keep]>,
     /// LoRA dropout of this step, in training only.
     pub dropout: Option<Dropout>,
 }
@@ -77,7 +79,8 @@ pub struct RunOptions {
 impl Llama {
     /// The final hidden states [T,C], after the last norm: what the output layer and the ECI head read.
     pub fn forward(&self, tape: &mut Tape, batch: &Batch, options: &RunOptions) -> Result<Var> {
-        self.run(tape, &batch.ids, &batch.layout, options, None)
+        let layout = Arc::new(batch.layout(tape.device())?);
+        self.run(tape, &batch.ids, &layout, options, None)
     }
 
     /// The same for decoding: new tokens only, keys and values of all tokens in `cache`.
@@ -99,9 +102,13 @@ impl Llama {
         options: &RunOptions,
         cache: Option<&Rc<RefCell<KvCache>>>,
     ) -> Result<Var> {
-        let keep = if options.recompute { Keep::Inputs } else { Keep::All };
-        let mut stream = vec![embedding(tape, &self.embedding, ids)?];
+        let eps = self.config.rms_eps;
+        let embedded = embedding(tape, &self.embedding, ids)?;
+        let first = self.layers.first().map_or(&self.norm, |layer| &layer.attention_norm);
+        let mut stream = <[Var; 2]>::from(rms_norm(tape, &embedded, None, first, eps)?);
+        drop(embedded);
         for (index, layer) in self.layers.iter().enumerate() {
+            let keep = options.keep.get(index).copied().unwrap_or(Keep::Outputs);
             let pass = LayerPass {
                 layer: layer.clone(),
                 layout: layout.clone(),
@@ -110,10 +117,19 @@ impl Llama {
                 dropout: options.dropout,
                 cache: cache.cloned(),
                 index,
+                keep,
             };
-            stream = tape.segment(keep, &stream, Rc::new(move |tape, inputs| pass.run(tape, inputs)))?;
+            let hold = if keep == Keep::Input { Hold::Inputs } else { Hold::Nodes };
+            let place = format!("layer {index}");
+            tape.enter(Some(&place));
+            let body = Rc::new(move |tape: &mut Tape, inputs: &[Var], why| pass.run(tape, inputs, why));
+            let outputs = tape.segment(hold, &stream, body).map_err(|e| e.within(&place))?;
+            drop(stream);
+            let next = self.layers.get(index + 1).map_or(&self.norm, |layer| &layer.attention_norm);
+            stream = rms_norm(tape, &outputs[0], outputs.get(1), next, eps)?.into();
         }
-        let (_, y) = rms_norm(tape, &stream[0], stream.get(1), &self.norm, self.config.rms_eps)?;
+        tape.enter(None);
+        let [_, y] = stream;
         Ok(y)
     }
 }
@@ -127,6 +143,7 @@ struct LayerPass {
     dropout: Option<Dropout>,
     cache: Option<Rc<RefCell<KvCache>>>,
     index: usize,
+    keep: Keep,
 }
 
 impl LayerPass {
@@ -135,23 +152,47 @@ impl LayerPass {
         self.dropout.map(|d| d.nth(self.index * 8 + i))
     }
 
-    /// inputs: the last branch's output and, after the first layer, the residual; outputs: the MLP's output, the residual.
-    fn run(&self, tape: &mut Tape, inputs: &[Var]) -> Result<Vec<Var>> {
-        let (l, c) = (&self.layer, &self.config);
-        let (residual, x) = rms_norm(tape, &inputs[0], inputs.get(1), &l.attention_norm, c.rms_eps)?;
-        let branch = self.attention(tape, &x)?;
-        drop(x);
-        let (residual, x) = rms_norm(tape, &branch, Some(&residual), &l.mlp_norm, c.rms_eps)?;
-        let [gate, up] = take(linear(tape, &x, &[&l.gate, &l.up], self.dropout(4))?);
-        drop(x);
-        let hidden = swiglu(tape, &gate, &up)?;
-        let [down] = take(linear(tape, &hidden, &[&l.down], self.dropout(6))?);
+    fn through(&self, name: &'static str, i: usize) -> Through {
+        Through { dropout: self.dropout(i), ..Through::plain(name) }
+    }
+
+    /// inputs: the residual and its norm; outputs: the MLP's output and the residual before it is added.
+    fn run(&self, tape: &mut Tape, inputs: &[Var], why: Pass) -> Result<Vec<Var>> {
+        let l = &self.layer;
+        let branch = self.attention(tape, &inputs[1])?;
+        let (residual, x) = rms_norm(tape, &branch, Some(&inputs[0]), &l.mlp_norm, self.config.rms_eps)?;
+        drop(branch);
+        let hidden = self.gated(tape, x)?;
+        let outputs = if why == Pass::Again { Outputs::Unread } else { Outputs::Kept };
+        let down = Through { name: "down", dropout: self.dropout(6), outputs };
+        let [down] = take(linear(tape, &hidden, &[&l.down], down)?);
         Ok(vec![down, residual])
+    }
+
+    /// `silu(x Wgᵀ) (x Wuᵀ)`, gate and up kept as the layer's policy says.
+    fn gated(&self, tape: &mut Tape, x: Var) -> Result<Var> {
+        let l = &self.layer;
+        let outputs = if self.keep == Keep::GateUp { Outputs::MadeAgain } else { Outputs::Kept };
+        let through = Through { name: "gate, up", dropout: self.dropout(4), outputs };
+        let [gate, up] = take(linear(tape, &x, &[&l.gate, &l.up], through)?);
+        drop(x);
+        swiglu(tape, &self.stow(tape, gate)?, &self.stow(tape, up)?)
+    }
+
+    /// The value in the form in which this layer's policy keeps it for the backward.
+    fn stow(&self, tape: &Tape, x: Var) -> Result<Var> {
+        Ok(match self.keep {
+            Keep::Eight if tape.recording() => {
+                let blocks = blocks8::quantize("gate, up in 8 bits", x.value())?;
+                x.made_by(Again::new(move || blocks.dequantize("gate, up")))
+            }
+            _ => x,
+        })
     }
 
     fn attention(&self, tape: &mut Tape, x: &Var) -> Result<Var> {
         let (l, c) = (&self.layer, &self.config);
-        let [q, k, v] = take(linear(tape, x, &[&l.q, &l.k, &l.v], self.dropout(0))?);
+        let [q, k, v] = take(linear(tape, x, &[&l.q, &l.k, &l.v], self.through("q, k, v", 0))?);
         let q = rotary(tape, q, &self.rotary, &self.layout, c.n_heads, c.head_dim)?;
         let k = rotary(tape, k, &self.rotary, &self.layout, c.n_kv_heads, c.head_dim)?;
         let (k, v) = match &self.cache {
@@ -162,7 +203,7 @@ impl LayerPass {
             None => (k, v),
         };
         let o = attention(tape, &q, &k, &v, &self.layout, c.n_heads, c.n_kv_heads, c.head_dim)?;
-        let [y] = take(linear(tape, &o, &[&l.o], self.dropout(3))?);
+        let [y] = take(linear(tape, &o, &[&l.o], self.through("attention branch", 3))?);
         Ok(y)
     }
 }

@@ -1,11 +1,11 @@
 //! From a Hugging Face folder to a model on the device: checked whole, then uploaded and quantised tensor by tensor.
 
-use crate::checkpoint::{HostTensor, LINEARS, LlamaConfig, ModelFolder};
-use crate::device::{DType, Device, Tensor};
+use crate::checkpoint::{LINEARS, LlamaConfig};
+use crate::device::Device;
 use crate::model::llama::{Layer, Llama};
+use crate::model::weights::{Source, Weights};
 use crate::model::{Group, Init, ParamIndex, Params, ParamsBuilder};
-use crate::ops::linear::{Linear, Lora, Weight, padded_rank};
-use crate::ops::nf4::{Nf4Weight, nested_map_on};
+use crate::ops::linear::{Linear, Lora, padded_rank};
 use crate::ops::rotary::RotaryTable;
 use crate::{Result, bail_input};
 use std::rc::Rc;
@@ -44,43 +44,33 @@ struct Planned {
 /// buffers are allocated. `progress` is told about each tensor.
 pub fn load<T>(
     device: &Device,
-    folder: &ModelFolder,
+    source: Source,
     quantise: Quantise,
     lora: Option<&LoraSpec>,
     seed: u64,
     more: impl FnOnce(&mut ParamsBuilder) -> Result<T>,
 ) -> Result<(Llama, Params, T)> {
-    let config = folder.config().clone();
+    let config = source.config().clone();
     config.supported()?;
-    folder.check()?;
+    source.check()?;
     let mut builder = ParamsBuilder::default();
     let planned = lora.map_or(Ok(Vec::new()), |spec| plan_lora(&mut builder, &config, spec))?;
     let extra = more(&mut builder)?;
     let params = builder.build(device, seed)?;
 
-    let c = config.hidden;
-    let upload = |name: &str, shape: &[usize]| -> Result<Tensor> {
-        let host = folder.tensor(name, shape)?;
-        upload_dense(device, name, &host, shape)
-    };
-    let embedding = upload_vocabulary(device, folder, "model.embed_tokens.weight", &config)?;
+    let weights = Weights::new(device, source, quantise)?;
+    let embedding = weights.vocabulary("embedding", "model.embed_tokens.weight")?;
     let head = match config.tied {
         true => embedding.clone(),
-        false => upload_vocabulary(device, folder, "lm_head.weight", &config)?,
+        false => weights.vocabulary("output layer", "lm_head.weight")?,
     };
-    let nested_map = nested_map_on(device)?;
     let mut layers = Vec::new();
     for index in 0..config.n_layers {
         let prefix = format!("model.layers.{index}");
         let linear = |name: &'static str| -> Result<Linear> {
             let (n_out, n_in) = linear_shape(&config, name);
-            let dense = upload(&format!("{prefix}.{name}.weight"), &[n_out, n_in])?;
             let name_on_disk = format!("{prefix}.{name}");
-            let weight = match quantise {
-                Quantise::None => Weight::Dense(dense),
-                Quantise::Nf4 => Weight::Nf4(Nf4Weight::quantize(&name_on_disk, &dense, None)?),
-                Quantise::Nf4Double => Weight::Nf4(Nf4Weight::quantize(&name_on_disk, &dense, Some(&nested_map))?),
-            };
+            let weight = weights.linear(&format!("{name_on_disk}.weight"), [n_out, n_in])?;
             let lora = planned.iter().find(|p| p.layer == index && p.linear == name).map(|p| {
                 let spec = lora.expect("planned from it");
                 Lora { a: params.get(p.a), b: params.get(p.b), rank: spec.rank, scale: spec.scale }
@@ -89,8 +79,8 @@ pub fn load<T>(
         };
         let [q, k, v, o, gate, up, down] = LINEARS;
         layers.push(Rc::new(Layer {
-            attention_norm: upload(&format!("{prefix}.input_layernorm.weight"), &[c])?,
-            mlp_norm: upload(&format!("{prefix}.post_attention_layernorm.weight"), &[c])?,
+            attention_norm: weights.norm(&format!("{prefix}.input_layernorm.weight"))?,
+            mlp_norm: weights.norm(&format!("{prefix}.post_attention_layernorm.weight"))?,
             q: linear(q)?,
             k: linear(k)?,
             v: linear(v)?,
@@ -100,7 +90,7 @@ pub fn load<T>(
             down: linear(down)?,
         }));
     }
-    let norm = upload("model.norm.weight", &[c])?;
+    let norm = weights.norm("model.norm.weight")?;
     let rotary = Arc::new(RotaryTable::new(device, config.max_positions, config.head_dim, config.rope_theta)?);
     Ok((Llama { config, embedding, head, norm, layers, rotary }, params, extra))
 }
@@ -138,35 +128,4 @@ fn plan_lora(builder: &mut ParamsBuilder, config: &LlamaConfig, spec: &LoraSpec)
         }
     }
     Ok(planned)
-}
-
-/// A tensor in the device's storage type. A value that is no number stops the load with its place.
-fn upload_dense(device: &Device, name: &str, host: &HostTensor, shape: &[usize]) -> Result<Tensor> {
-    refuse_non_finite(name, host)?;
-    let t = device.empty(name, device.act(), shape)?;
-    write_storage(&t, host)?;
-    Ok(t)
-}
-
-fn write_storage(t: &Tensor, host: &HostTensor) -> Result<()> {
-    match t.dtype() {
-        DType::Bf16 => t.write_bytes(bytemuck::cast_slice(&host.to_bf16_bits())),
-        _ => t.write_f32(&host.to_f32()),
-    }
-}
-
-fn refuse_non_finite(name: &str, host: &HostTensor) -> Result<()> {
-    if let Some(index) = host.first_non_finite() {
-        bail_input!("{name}: element {index} is not a finite number; the checkpoint is damaged, download it again");
-    }
-    Ok(())
-}
-
-/// [Vp,C]: the rows of the vocabulary, then zeros up to a multiple of 8.
-fn upload_vocabulary(device: &Device, folder: &ModelFolder, name: &str, c: &LlamaConfig) -> Result<Tensor> {
-    let host = folder.tensor(name, &[c.vocab, c.hidden])?;
-    refuse_non_finite(name, &host)?;
-    let table = device.zeros(name, device.act(), &[c.vocab.div_ceil(8) * 8, c.hidden])?;
-    write_storage(&table.rows(0, c.vocab), &host)?;
-    Ok(table)
 }

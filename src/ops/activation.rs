@@ -1,12 +1,12 @@
 //! The pointwise functions between the layers of the head, fp32 (kernels/activation.h).
 
 use crate::Result;
-use crate::device::{DType, Tensor};
+use crate::device::DType;
 use crate::ffi::{
     self, LC_GELU, LC_IDENTITY, LC_LEAKY_RELU, LC_RELU, LC_SILU, LC_TANH, lc_activation_bwd_args,
     lc_activation_fwd_args,
 };
-use crate::tape::{Grads, Node, Tape, Var, VarId};
+use crate::tape::{Grads, Node, Saved, Tape, Var, VarId};
 
 /// A pointwise function.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -61,12 +61,12 @@ pub fn activation(tape: &mut Tape, x: &Var, f: Activation) -> Result<Var> {
     };
     ffi::launch(&device, &ffi::ACTIVATION_FWD, &args, &[x.value()])?;
     let y = tape.var(y, x.needs_grad());
-    tape.push(Applied { x: x.clone(), y: y.id(), f });
+    tape.push(Applied { x: x.save(), y: y.id(), f });
     Ok(y)
 }
 
 struct Applied {
-    x: Var,
+    x: Saved,
     y: VarId,
     f: Activation,
 }
@@ -76,27 +76,24 @@ impl Node for Applied {
         "activation"
     }
 
-    fn saved(&self) -> Vec<&Tensor> {
-        vec![self.x.value()]
-    }
-
     fn backward(&self, grads: &mut Grads) -> Result<()> {
-        if !self.x.needs_grad() {
+        if !self.x.slot().needs_grad() {
             return Ok(());
         }
         let device = grads.device().clone();
         let dy = grads.expect("activation", self.y)?;
-        grads.write(&self.x, |dx, write| {
+        let x = self.x.value()?;
+        grads.write(self.x.slot(), |dx, write| {
             let args = lc_activation_bwd_args {
                 dy: dy.ptr(),
-                x: self.x.value().ptr(),
+                x: x.ptr(),
                 dx: dx.ptr(),
                 n: dx.n_elems() as i64,
                 kind: self.f.code(),
                 slope: self.f.slope(),
                 write: write.code(),
             };
-            ffi::launch(&device, &ffi::ACTIVATION_BWD, &args, &[&dy, self.x.value()])
+            ffi::launch(&device, &ffi::ACTIVATION_BWD, &args, &[&dy, &x])
         })
     }
 }

@@ -4,7 +4,7 @@ pub use super::sequences::SequenceLayout;
 
 use crate::device::{DType, Tensor};
 use crate::ffi::{self, lc_attention_bwd_args, lc_attention_fwd_args};
-use crate::tape::{Grads, Node, Tape, Var, VarId};
+use crate::tape::{Grads, Node, Saved, Tape, Var, VarId};
 use crate::{Error, Result};
 use std::sync::Arc;
 
@@ -77,17 +77,17 @@ pub fn attention(
     };
     ffi::launch(&device, &ffi::ATTENTION_FWD, &args, &[q.value(), k.value(), v.value(), &o])?;
     let o = tape.var(o, needs_grad);
-    if needs_grad {
-        let (q, k, v) = (q.clone(), k.clone(), v.clone());
+    if needs_grad && tape.recording() {
+        let (q, k, v) = (q.save(), k.save(), v.save());
         tape.push(Attention { q, k, v, o: o.value().clone(), out: o.id(), lse, layout: layout.clone(), heads });
     }
     Ok(o)
 }
 
 struct Attention {
-    q: Var,
-    k: Var,
-    v: Var,
+    q: Saved,
+    k: Saved,
+    v: Saved,
     o: Tensor,
     out: VarId,
     lse: Tensor,
@@ -100,14 +100,10 @@ impl Node for Attention {
         "attention"
     }
 
-    fn saved(&self) -> Vec<&Tensor> {
-        vec![self.q.value(), self.k.value(), self.v.value(), &self.o, &self.lse]
-    }
-
     fn backward(&self, grads: &mut Grads) -> Result<()> {
         let d_o = grads.expect("attention", self.out)?;
         let device = grads.device().clone();
-        let (q, k, v, heads) = (self.q.value(), self.k.value(), self.v.value(), self.heads);
+        let (q, k, v, heads) = (&self.q.value()?, &self.k.value()?, &self.v.value()?, self.heads);
         let gradient = |of: &Tensor| device.empty("gradients", of.dtype(), of.shape());
         let (dq, dk, dv) = (gradient(q)?, gradient(k)?, gradient(v)?);
         let delta = device.empty("attention delta", DType::F32, self.lse.shape())?;
@@ -144,7 +140,7 @@ impl Node for Attention {
         };
         ffi::launch(&device, &ffi::ATTENTION_BWD, &args, &[&d_o, q, k, v])?;
         // The kernels set and never add: q, k and v are read by nothing else (`put` holds us to that).
-        for (x, dx) in [(&self.q, dq), (&self.k, dk), (&self.v, dv)] {
+        for (x, dx) in [(self.q.slot(), dq), (self.k.slot(), dk), (self.v.slot(), dv)] {
             if x.needs_grad() {
                 grads.put(x.id(), dx);
             }

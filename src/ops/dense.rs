@@ -1,9 +1,9 @@
 //! A linear layer of the head, fp32: `y = x W^T + bias` (kernels/dense.h).
 
 use crate::Result;
-use crate::device::{DType, Tensor};
+use crate::device::DType;
 use crate::ffi::{self, lc_dense_bwd_args, lc_dense_fwd_args};
-use crate::tape::{Grads, Node, Param, Tape, Var, VarId};
+use crate::tape::{Grads, Node, Param, Saved, Tape, Var, VarId};
 use std::ptr::null_mut;
 
 /// `x` [B,in], `weight` [out,in] and `bias` [out], all fp32, to [B,out].
@@ -26,12 +26,12 @@ pub fn dense(tape: &mut Tape, x: &Var, weight: &Param, bias: &Param) -> Result<V
     };
     ffi::launch(&device, &ffi::DENSE_FWD, &args, &[x.value(), &weight.value])?;
     let y = tape.var(y, true);
-    tape.push(Dense { x: x.clone(), y: y.id(), weight: weight.clone(), bias: bias.clone() });
+    tape.push(Dense { x: x.save(), y: y.id(), weight: weight.clone(), bias: bias.clone() });
     Ok(y)
 }
 
 struct Dense {
-    x: Var,
+    x: Saved,
     y: VarId,
     weight: Param,
     bias: Param,
@@ -42,15 +42,12 @@ impl Node for Dense {
         "dense"
     }
 
-    fn saved(&self) -> Vec<&Tensor> {
-        vec![self.x.value()]
-    }
-
     fn backward(&self, grads: &mut Grads) -> Result<()> {
         let device = grads.device().clone();
         let dy = grads.expect("dense", self.y)?;
-        let (x, weight) = (self.x.value(), &self.weight.value);
-        let dx = if self.x.needs_grad() { Some(grads.open(&self.x)?) } else { None };
+        let (x, weight) = (&self.x.value()?, &self.weight.value);
+        let slot = self.x.slot();
+        let dx = if slot.needs_grad() { Some(grads.open(slot)?) } else { None };
         let args = lc_dense_bwd_args {
             dy: dy.ptr(),
             x: x.ptr(),
@@ -67,7 +64,7 @@ impl Node for Dense {
         };
         ffi::launch(&device, &ffi::DENSE_BWD, &args, &[&dy, x, weight])?;
         if let Some((dx, _)) = dx {
-            grads.put(self.x.id(), dx);
+            grads.put(slot.id(), dx);
         }
         Ok(())
     }

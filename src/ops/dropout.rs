@@ -3,7 +3,7 @@
 use crate::Result;
 use crate::device::Tensor;
 use crate::ffi::{self, lc_dropout_args};
-use crate::tape::{Grads, Node, Tape, Var, VarId, Write};
+use crate::tape::{Grads, Node, Slot, Tape, Var, VarId, Write};
 
 /// One mask: everything that decides it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -53,12 +53,12 @@ impl Dropout {
 /// Dropout as an operation of its own.
 pub fn dropout(tape: &mut Tape, x: &Var, mask: Dropout) -> Result<Var> {
     let y = tape.var(mask.of(x.value())?, x.needs_grad());
-    tape.push(DropoutNode { x: x.clone(), y: y.id(), mask });
+    tape.push(DropoutNode { x: x.slot(), y: y.id(), mask });
     Ok(y)
 }
 
 struct DropoutNode {
-    x: Var,
+    x: Slot,
     y: VarId,
     mask: Dropout,
 }
@@ -66,9 +66,6 @@ struct DropoutNode {
 impl Node for DropoutNode {
     fn name(&self) -> &'static str {
         "dropout"
-    }
-    fn saved(&self) -> Vec<&Tensor> {
-        Vec::new()
     }
     fn backward(&self, grads: &mut Grads) -> Result<()> {
         let Some(dy) = grads.take(self.y) else { return Ok(()) };

@@ -1,9 +1,9 @@
 //! The ECI head's reduction: MaxPool 8 then AvgPool 8 over the hidden axis, positions side by side (kernels/eci_pool.h).
 
 use super::token_pool::Kept;
-use crate::device::{DType, Tensor};
+use crate::device::DType;
 use crate::ffi::{self, lc_eci_pool_bwd_args, lc_eci_pool_fwd_args};
-use crate::tape::{Grads, Node, Tape, Var, VarId};
+use crate::tape::{Grads, Node, Saved, Tape, Var, VarId};
 use crate::{Result, bail_input};
 
 /// `h` [T,C] (C a multiple of 64) to features [S, n_positions C/64] in fp32. Sequence `q` begins at row `cu_seqlens[q]`;
@@ -34,12 +34,12 @@ pub fn eci_pool(tape: &mut Tape, h: &Var, cu_seqlens: &[i32], n_keep: &[i32], n_
     };
     ffi::launch(&device, &ffi::ECI_POOL_FWD, &args, &[h.value(), &kept.cu_seqlens])?;
     let features = tape.var(features, h.needs_grad());
-    tape.push(EciPool { h: h.clone(), features: features.id(), kept, n_positions });
+    tape.push(EciPool { h: h.save(), features: features.id(), kept, n_positions });
     Ok(features)
 }
 
 struct EciPool {
-    h: Var,
+    h: Saved,
     features: VarId,
     kept: Kept,
     n_positions: usize,
@@ -50,18 +50,14 @@ impl Node for EciPool {
         "eci_pool"
     }
 
-    fn saved(&self) -> Vec<&Tensor> {
-        vec![self.h.value(), &self.kept.cu_seqlens, &self.kept.n_keep]
-    }
-
     fn backward(&self, grads: &mut Grads) -> Result<()> {
-        if !self.h.needs_grad() {
+        if !self.h.slot().needs_grad() {
             return Ok(());
         }
         let device = grads.device().clone();
         let dfeatures = grads.expect("eci_pool", self.features)?;
-        let h = self.h.value();
-        grads.write(&self.h, |dh, write| {
+        let h = &self.h.value()?;
+        grads.write(self.h.slot(), |dh, write| {
             let args = lc_eci_pool_bwd_args {
                 dfeatures: dfeatures.ptr(),
                 h: h.ptr(),

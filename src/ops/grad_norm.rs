@@ -33,7 +33,7 @@ impl GradNorm {
     /// Everything, on the host: waits for the device.
     pub fn read(&self) -> Result<GradReport> {
         let (norm, bad) = (self.norm.read_f32()?, self.bad.read_i32()?);
-        let first_bad = usize::try_from(bad[1]).ok();
+        let first_bad = usize::try_from(bad[1]).ok().filter(|_| bad[0] > 0);
         Ok(GradReport { norm: norm[0], clip: norm[1], n_bad: bad[0] as usize, first_bad })
     }
 }

@@ -9,7 +9,7 @@ use crate::device::{DType, Device, Tensor};
 use crate::ops::dropout::Dropout;
 use crate::ops::matmul::{Layout, matmul};
 use crate::ops::nf4::Nf4Weight;
-use crate::tape::{Grads, Node, Param, Tape, Var, VarId, Write};
+use crate::tape::{Again, Grads, Node, Param, Saved, Tape, Var, VarId, Write};
 use crate::{Error, Result};
 
 /// Up to this many tokens NF4 is decoded inside the product, above into a dense scratch first. On the CPU device measured
@@ -100,10 +100,10 @@ impl Linear {
     }
 
     /// `y = x Wᵀ (+ u Bᵀ)`, by the road that is faster for this many tokens.
-    fn forward(&self, x: &Tensor, u: Option<&Tensor>) -> Result<Tensor> {
+    fn forward(&self, name: &str, x: &Tensor, u: Option<&Tensor>) -> Result<Tensor> {
         let device = x.device();
         let n_tokens = x.shape()[0];
-        let y = device.empty("linear", device.act(), &[n_tokens, self.n_out])?;
+        let y = device.empty(name, device.act(), &[n_tokens, self.n_out])?;
         let lora = u.zip(self.lora.as_ref()).map(|(u, lora)| (u, &lora.b.value));
         match &self.weight {
             Weight::Nf4(w) if n_tokens <= few_tokens(device) => {
@@ -126,13 +126,41 @@ fn few_tokens(device: &Device) -> usize {
     if device.is_cuda() { FEW_TOKENS_CUDA } else { FEW_TOKENS_CPU }
 }
 
-/// `x` [T, in] through every one of `layers`, which share it: one output [T, out] each. Dropout acts on what LoRA reads,
-/// with a mask of its own for each layer: `dropout.nth(i)` for layer i.
-pub fn linear(tape: &mut Tape, x: &Var, layers: &[&Linear], dropout: Option<Dropout>) -> Result<Vec<Var>> {
+/// What a backward that reads the outputs is to hold of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outputs {
+    /// The outputs.
+    Kept,
+    /// Nothing: the product is made again, the same bytes.
+    MadeAgain,
+    /// Nobody reads them, not even now: no product is made, the outputs have no rows.
+    Unread,
+}
+
+/// How a group of linears runs.
+#[derive(Debug, Clone, Copy)]
+pub struct Through {
+    /// The outputs, in the memory plan.
+    pub name: &'static str,
+    /// On what LoRA reads, with a mask of its own for each layer: `dropout.nth(i)` for layer i.
+    pub dropout: Option<Dropout>,
+    /// What becomes of the outputs.
+    pub outputs: Outputs,
+}
+
+impl Through {
+    /// Without dropout, outputs kept.
+    pub fn plain(name: &'static str) -> Through {
+        Through { name, dropout: None, outputs: Outputs::Kept }
+    }
+}
+
+/// `x` [T, in] through every one of `layers`, which share it: one output [T, out] each.
+pub fn linear(tape: &mut Tape, x: &Var, layers: &[&Linear], through: Through) -> Result<Vec<Var>> {
     let device = tape.device().clone();
     let [n_tokens, n_in] = x.value().dims("linear x")?;
     x.value().expect("linear x", device.act(), &[n_tokens, n_in])?;
-    let dropout = dropout.filter(|d| d.p > 0.0);
+    let dropout = through.dropout.filter(|d| d.p > 0.0);
     let (mut outputs, mut parts) = (Vec::new(), Vec::new());
     for (i, layer) in layers.iter().enumerate() {
         if layer.n_in != n_in {
@@ -149,14 +177,22 @@ pub fn linear(tape: &mut Tape, x: &Var, layers: &[&Linear], dropout: Option<Drop
             }
             None => None,
         };
-        let y = tape.var(layer.forward(x.value(), u.as_ref())?, x.needs_grad() || u.is_some());
-        outputs.push(y.clone());
+        let y = match through.outputs {
+            Outputs::Unread => device.empty(through.name, device.act(), &[0, layer.n_out])?,
+            Outputs::Kept | Outputs::MadeAgain => layer.forward(through.name, x.value(), u.as_ref())?,
+        };
+        let mut y = tape.var(y, x.needs_grad() || u.is_some());
+        if tape.recording() && through.outputs == Outputs::MadeAgain {
+            let (layer, x, u) = ((*layer).clone(), x.save(), u.clone());
+            y = y.made_by(Again::new(move || layer.forward(through.name, &x.value()?, u.as_ref())));
+        }
         if y.needs_grad() && tape.recording() {
             parts.push(Part { layer: (*layer).clone(), y: y.id(), u, dropout });
         }
+        outputs.push(y);
     }
     if !parts.is_empty() {
-        tape.push(LinearNode { x: x.clone(), parts });
+        tape.push(LinearNode { x: x.save(), parts });
     }
     Ok(outputs)
 }
@@ -169,7 +205,7 @@ fn dropped(x: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
 }
 
 struct LinearNode {
-    x: Var,
+    x: Saved,
     parts: Vec<Part>,
 }
 
@@ -199,18 +235,16 @@ impl Node for LinearNode {
         "linear"
     }
 
-    fn saved(&self) -> Vec<&Tensor> {
-        std::iter::once(self.x.value()).chain(self.parts.iter().filter_map(|p| p.u.as_ref())).collect()
-    }
-
     fn backward(&self, grads: &mut Grads) -> Result<()> {
+        let x = self.x.value()?;
         let (mut dys, mut vs) = (Vec::new(), Vec::new());
         for part in &self.parts {
             let dy = grads.expect("linear", part.y)?;
-            vs.push(part.lora_backward(self.x.value(), &dy)?);
+            vs.push(part.lora_backward(&x, &dy)?);
             dys.push(dy);
         }
-        grads.write(&self.x, |dx, write| {
+        drop(x);
+        grads.write(self.x.slot(), |dx, write| {
             let weights = self.parts.iter().map(|p| p.layer.weight.dense()).collect::<Result<Vec<_>>>()?;
             let mut segments: Vec<(&Tensor, &Tensor)> = dys.iter().zip(&weights).collect();
             let mut behind_dropout = Vec::new();

@@ -6,42 +6,16 @@ use crate::tape::Write;
 use crate::{Error, Result};
 use std::ptr::{null, null_mut};
 
-/// Weights that share one scale.
-pub const BLOCK: usize = 64;
-/// Scales that share one scale, where they are quantised themselves.
-pub const NESTED_BLOCK: usize = 256;
+pub use crate::nf4::{BLOCK, NESTED_BLOCK, NF4_MAP, nested_map};
 
-/// The sixteen values of NF4: bitsandbytes' `quant_map`.
-#[rustfmt::skip]
-pub const NF4_MAP: [f32; 16] = [
-    -1.0, -0.696_192_8, -0.525_073_05, -0.394_917_5, -0.284_441_38, -0.184_773_43, -0.091_050_036, 0.0,
-    0.079_580_3, 0.160_930_2, 0.246_112_3, 0.337_915_24, 0.440_709_83, 0.562_617, 0.722_956_84, 1.0,
-];
-
-/// The signed dynamic map of 8-bit scales, ascending: bitsandbytes' `nested_quant_map`, bit for bit.
-///
-/// Seven decades, each the midpoints of a linear grid from 0.1 to 1 that is twice as fine as the decade below. The grid is
-/// `torch.linspace`: each half counts from its own end with one fused multiply-add, which decides 42 last bits.
-pub fn nested_map() -> [f32; 256] {
-    let mut map = vec![0.0, 1.0];
-    for decade in 0..7 {
-        let n = 1 << decade;
-        let step = (1.0 - 0.1) / n as f32;
-        let grid =
-            |i: i32| if i < (n + 1) / 2 { step.mul_add(i as f32, 0.1) } else { (-step).mul_add((n - i) as f32, 1.0) };
-        let scale = 10f64.powi(decade - 6) as f32;
-        for i in 0..n {
-            let value = scale * ((grid(i) + grid(i + 1)) / 2.0);
-            map.extend([value, -value]);
-        }
-    }
-    map.sort_by(f32::total_cmp);
-    map.try_into().expect("2 + 2 (1 + 2 + .. + 64) entries")
-}
+/// Buffers of packed weights, in the memory plan.
+pub const CODES: &str = "NF4 codes";
+/// Buffers of scales, in the memory plan.
+pub const SCALES: &str = "NF4 scales";
 
 /// [`nested_map`] on a device, to be shared by all weights quantised there.
 pub fn nested_map_on(device: &Device) -> Result<Tensor> {
-    device.upload("NF4 nested map", DType::F32, &[256], &nested_map())
+    device.upload(SCALES, DType::F32, &[256], &nested_map())
 }
 
 /// The scale of every block of 64 weights.
@@ -97,15 +71,15 @@ impl Nf4Weight {
     }
 
     /// Quantises a dense weight [N,K] (storage type or fp32) by bitsandbytes' rules; with a map the scales as well.
-    pub fn quantize(name: &str, w: &Tensor, nested_map: Option<&Tensor>) -> Result<Nf4Weight> {
+    pub fn quantize(w: &Tensor, nested_map: Option<&Tensor>) -> Result<Nf4Weight> {
         let device = w.device();
         let [n, k] = w.dims("nf4_quantize w")?;
         if w.dtype() != DType::F32 {
             w.expect("nf4_quantize w", device.act(), &[n, k])?;
         }
         let n_blocks = (n * k).div_ceil(BLOCK);
-        let packed = device.empty(name, DType::U8, &[(n * k).div_ceil(2)])?;
-        let absmax = device.empty(name, DType::F32, &[n_blocks])?;
+        let packed = device.empty(CODES, DType::U8, &[(n * k).div_ceil(2)])?;
+        let absmax = device.empty(SCALES, DType::F32, &[n_blocks])?;
         let as_act = w.dtype() == device.act();
         let mut args = lc_nf4_quantize_args {
             w: if as_act { w.ptr() } else { null() },
@@ -123,9 +97,9 @@ impl Nf4Weight {
             return Nf4Weight::new(packed, Scales::Plain(absmax), [n, k]);
         };
         map.expect("NF4 nested map", DType::F32, &[256])?;
-        let codes = device.empty(name, DType::U8, &[n_blocks])?;
-        let nested_absmax = device.empty(name, DType::F32, &[n_blocks.div_ceil(NESTED_BLOCK)])?;
-        let offset = device.empty(name, DType::F32, &[1])?;
+        let codes = device.empty(SCALES, DType::U8, &[n_blocks])?;
+        let nested_absmax = device.empty(SCALES, DType::F32, &[n_blocks.div_ceil(NESTED_BLOCK)])?;
+        let offset = device.empty(SCALES, DType::F32, &[1])?;
         args.absmax_q = codes.ptr();
         args.nested_absmax = nested_absmax.ptr();
         args.offset = offset.ptr();

@@ -24,6 +24,10 @@ impl RotaryTable {
     /// Positions `0..n_positions`, frequencies `theta^(-2i/head_dim)`.
     pub fn new(device: &Device, n_positions: usize, head_dim: usize, theta: f32) -> Result<RotaryTable> {
         let half = head_dim / 2;
+        if device.is_paper() {
+            let table = |name| device.empty(name, DType::F32, &[n_positions, half]);
+            return Ok(RotaryTable { cos: table("rotary table")?, sin: table("rotary table")?, n_positions, head_dim });
+        }
         let frequency = |i: usize| {
             let exponent = (2 * i) as f32 / head_dim as f32;
             1.0 / f64::from(theta).powf(f64::from(exponent)) as f32
@@ -110,11 +114,6 @@ struct Rotary {
 impl Node for Rotary {
     fn name(&self) -> &'static str {
         "rotary"
-    }
-
-    /// Nothing of its own: the table and the layout are shared by all layers.
-    fn saved(&self) -> Vec<&Tensor> {
-        vec![]
     }
 
     fn backward(&self, grads: &mut Grads) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use crate::device::Tensor;
 use crate::ffi::{self, lc_rows_gather_args, lc_rows_scatter_args};
-use crate::tape::{Grads, Node, Tape, Var, VarId, Write};
+use crate::tape::{Grads, Node, Slot, Tape, Var, VarId, Write};
 use crate::{Error, Result};
 
 /// `x` [T,C] to [n,C]: row `i` of the result is row `rows[i]` of `x`. `rows` is strictly ascending, as targets are.
@@ -18,12 +18,12 @@ pub fn gather_rows(tape: &mut Tape, x: &Var, rows: &[i32]) -> Result<Var> {
         lc_rows_gather_args { x: x.value().ptr(), rows: rows.ptr(), y: y.ptr(), n: n as i32, T: t as i32, C: c as i32 };
     ffi::launch(&device, &ffi::ROWS_GATHER, &args, &[x.value(), &rows])?;
     let y = tape.var(y, x.needs_grad());
-    tape.push(GatherRows { x: x.clone(), y: y.id(), rows });
+    tape.push(GatherRows { x: x.slot(), y: y.id(), rows });
     Ok(y)
 }
 
 struct GatherRows {
-    x: Var,
+    x: Slot,
     y: VarId,
     rows: Tensor,
 }
@@ -31,10 +31,6 @@ struct GatherRows {
 impl Node for GatherRows {
     fn name(&self) -> &'static str {
         "gather_rows"
-    }
-
-    fn saved(&self) -> Vec<&Tensor> {
-        vec![&self.rows]
     }
 
     fn backward(&self, grads: &mut Grads) -> Result<()> {

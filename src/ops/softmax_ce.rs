@@ -2,7 +2,7 @@
 
 use crate::device::{DType, Tensor};
 use crate::ffi::{self, lc_softmax_ce_args};
-use crate::tape::{Grads, Node, Tape, Var};
+use crate::tape::{Grads, Node, Tape, Var, VarId};
 use crate::{Result, bail_input};
 use std::ptr::null_mut;
 
@@ -48,14 +48,14 @@ pub fn softmax_ce(tape: &mut Tape, logits: &Var, labels: &[i32], grad_scale: f32
     };
     ffi::launch(&device, &ffi::SOFTMAX_CE, &args, &[logits.value(), &labels])?;
     if let Some(dlogits) = dlogits {
-        tape.push(SoftmaxCe { logits: logits.clone(), dlogits });
+        tape.push(SoftmaxCe { logits: logits.id(), dlogits });
     }
     let sum = loss.read_f32()?.into_iter().map(f64::from).sum();
     Ok(ClassLoss { sum, n, probs })
 }
 
 struct SoftmaxCe {
-    logits: Var,
+    logits: VarId,
     dlogits: Tensor,
 }
 
@@ -64,12 +64,8 @@ impl Node for SoftmaxCe {
         "softmax_ce"
     }
 
-    fn saved(&self) -> Vec<&Tensor> {
-        vec![&self.dlogits]
-    }
-
     fn backward(&self, grads: &mut Grads) -> Result<()> {
-        grads.put(self.logits.id(), self.dlogits.clone());
+        grads.put(self.logits, self.dlogits.clone());
         Ok(())
     }
 }

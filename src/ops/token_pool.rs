@@ -2,7 +2,7 @@
 
 use crate::device::{DType, Device, Tensor};
 use crate::ffi::{self, LC_POOL_LAST, LC_POOL_MAX, LC_POOL_MEAN, lc_token_pool_bwd_args, lc_token_pool_fwd_args};
-use crate::tape::{Grads, Node, Tape, Var, VarId};
+use crate::tape::{Grads, Node, Slot, Tape, Var, VarId};
 use crate::{Error, Result};
 use std::ptr::null_mut;
 
@@ -88,12 +88,12 @@ pub fn token_pool(tape: &mut Tape, h: &Var, cu_seqlens: &[i32], n_keep: &[i32], 
     };
     ffi::launch(&device, &ffi::TOKEN_POOL_FWD, &args, &[h.value(), &kept.cu_seqlens])?;
     let y = tape.var(y, h.needs_grad());
-    tape.push(Pooled { h: h.clone(), y: y.id(), kept, best, pool });
+    tape.push(Pooled { h: h.slot(), y: y.id(), kept, best, pool });
     Ok(y)
 }
 
 struct Pooled {
-    h: Var,
+    h: Slot,
     y: VarId,
     kept: Kept,
     best: Option<Tensor>,
@@ -103,10 +103,6 @@ struct Pooled {
 impl Node for Pooled {
     fn name(&self) -> &'static str {
         "token_pool"
-    }
-
-    fn saved(&self) -> Vec<&Tensor> {
-        [&self.kept.cu_seqlens, &self.kept.n_keep].into_iter().chain(&self.best).collect()
     }
 
     fn backward(&self, grads: &mut Grads) -> Result<()> {

@@ -25,8 +25,12 @@ pub struct Report {
     pub seconds: f64,
     /// Tokens trained on in a second of training.
     pub tokens_per_second: f64,
-    /// Device memory at its peak.
+    /// Device memory at its peak: how far the arena reached.
     pub peak_device_bytes: usize,
+    /// The peak that the plan promised.
+    pub planned_device_bytes: usize,
+    /// What the layers kept for the backward, from the first on, such as `host:12,outputs:28`.
+    pub layers_keep: String,
     /// The language model on the test rows.
     pub lm: LmScores,
     /// Answers written as text, on the test rows.
@@ -147,6 +151,8 @@ pub(super) fn example() -> Report {
         seconds: 93.4,
         tokens_per_second: 4321.0,
         peak_device_bytes: 50 << 20,
+        planned_device_bytes: 50 << 20,
+        layers_keep: "outputs:2".into(),
         lm: LmScores { loss_before: Some(1.234), loss_after: Some(0.321) },
         text: TextScores { accuracy_before: Some(0.35), accuracy_after: Some(0.8) },
         eci: EciScores {
@@ -174,6 +180,8 @@ mod tests {
             "/seconds",
             "/tokens_per_second",
             "/peak_device_bytes",
+            "/planned_device_bytes",
+            "/layers_keep",
             "/lm/loss_before",
             "/lm/loss_after",
             "/text/accuracy_before",
@@ -186,7 +194,7 @@ mod tests {
         ] {
             assert!(value.pointer(pointer).is_some_and(|v| !v.is_null()), "{pointer}");
         }
-        assert_eq!(value.as_object().unwrap().len(), 10);
+        assert_eq!(value.as_object().unwrap().len(), 12);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The gradients under way in a backward pass.
 
-use super::{Var, VarId, Write};
+use super::{Slot, VarId, Write};
 use crate::device::{Device, Tensor};
 use crate::{Error, Result};
 use std::collections::HashMap;
@@ -48,7 +48,7 @@ impl Grads {
 
     /// Lets `kernel` write the gradient of `x`: `=` into a fresh tensor, or `+=` onto what is there. Does nothing for a
     /// value with nothing trainable upstream.
-    pub fn write(&mut self, x: &Var, kernel: impl FnOnce(&Tensor, Write) -> Result<()>) -> Result<()> {
+    pub fn write(&mut self, x: &Slot, kernel: impl FnOnce(&Tensor, Write) -> Result<()>) -> Result<()> {
         if !x.needs_grad() {
             return Ok(());
         }
@@ -60,12 +60,12 @@ impl Grads {
 
     /// Where the gradient of `x` goes, and how: for a kernel that writes those of several values at once. Each is handed
     /// back with [`Grads::put`] before any other is asked for twice.
-    pub fn open(&mut self, x: &Var) -> Result<(Tensor, Write)> {
+    pub fn open(&mut self, x: &Slot) -> Result<(Tensor, Write)> {
         Ok(match self.slots.remove(&x.id()) {
             // Shared with the gradient of another value (both sides of a sum): it must not change under it.
             Some(shared) if !shared.is_unique() => (shared.duplicate()?, Write::Add),
             Some(own) => (own, Write::Add),
-            None => (self.device.empty("gradients", x.value().dtype(), x.value().shape())?, Write::Set),
+            None => (self.device.empty("gradients", x.dtype(), x.shape())?, Write::Set),
         })
     }
 }

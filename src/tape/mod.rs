@@ -1,14 +1,17 @@
 //! A minimal autograd tape: operations push a node in the forward, the nodes run in reverse in the backward.
 //!
-//! The tape knows no operation. A node is a struct with a name, the tensors it saves (so that the memory plan can count
-//! them) and `backward`. A [segment](Tape::segment) is a part of the network (a decoder layer) that may drop everything
-//! but its inputs and compute again when its gradient is asked for: the same kernels on the same inputs, so bit-equal.
+//! The tape knows no operation. A node is a struct with a name, the values it saves ([`Saved`]: kept, or made again when
+//! asked for) and `backward`. A [segment](Tape::segment) is a part of the network (a decoder layer) that may drop
+//! everything but its inputs and run again when its gradient is asked for: the same kernels on the same inputs, so
+//! bit-equal.
 
 mod grads;
 mod param;
+mod value;
 
 pub use grads::Grads;
 pub use param::Param;
+pub use value::{Again, Saved, Slot, Var, VarId};
 
 use crate::Result;
 use crate::device::{Device, Tensor};
@@ -36,67 +39,51 @@ impl Write {
     }
 }
 
-/// Names a value on a tape.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct VarId(u64);
-
-/// A value and its name on the tape.
-#[derive(Debug, Clone)]
-pub struct Var {
-    id: VarId,
-    value: Tensor,
-    needs_grad: bool,
-}
-
-impl Var {
-    /// Its name on the tape.
-    pub fn id(&self) -> VarId {
-        self.id
-    }
-    /// Its contents.
-    pub fn value(&self) -> &Tensor {
-        &self.value
-    }
-    /// Whether anything trainable lies upstream: where not, no gradient need be computed.
-    pub fn needs_grad(&self) -> bool {
-        self.needs_grad
-    }
-}
-
 /// One operation of the forward, with what its backward needs.
 pub trait Node {
     /// The operation, for errors and profiles.
     fn name(&self) -> &'static str;
-    /// The tensors kept alive for the backward.
-    fn saved(&self) -> Vec<&Tensor>;
     /// Takes the gradients of its outputs from `grads` and writes those of its inputs.
     fn backward(&self, grads: &mut Grads) -> Result<()>;
 }
 
-/// Whether a segment keeps what its nodes saved or computes it again.
+/// Whether a segment keeps what its nodes saved, or its inputs alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keep {
-    /// Keep everything.
-    All,
-    /// Keep the inputs, compute the rest again in the backward.
+pub enum Hold {
+    /// What its nodes save.
+    Nodes,
+    /// The inputs; the rest is computed again in the backward.
     Inputs,
 }
 
+/// Why a segment's body runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pass {
+    /// For its outputs.
+    Forward,
+    /// For its nodes: the contents of its outputs are not read again, and what only they need may be left out.
+    Again,
+}
+
 /// A part of the network as a function of its inputs.
-pub type SegmentBody = Rc<dyn Fn(&mut Tape, &[Var]) -> Result<Vec<Var>>>;
+pub type SegmentBody = Rc<dyn Fn(&mut Tape, &[Var], Pass) -> Result<Vec<Var>>>;
 
 /// The record of one forward pass.
 pub struct Tape {
     device: Device,
-    nodes: Vec<Box<dyn Node>>,
+    nodes: Vec<(Place, Box<dyn Node>)>,
     next: Rc<Cell<u64>>,
+    place: Place,
     recording: bool,
 }
+
+/// The part of the network under way, for errors.
+type Place = Option<Rc<str>>;
 
 impl Tape {
     /// A tape that records.
     pub fn new(device: &Device) -> Tape {
-        Tape { device: device.clone(), nodes: Vec::new(), next: Rc::default(), recording: true }
+        Tape { device: device.clone(), nodes: Vec::new(), next: Rc::default(), place: None, recording: true }
     }
 
     /// A tape for inference: operations run and nothing is kept.
@@ -114,38 +101,51 @@ impl Tape {
         self.recording
     }
 
+    /// What follows is part of `place`: an error of a backward names it.
+    pub fn enter(&mut self, place: Option<&str>) {
+        self.place = place.map(Rc::from);
+    }
+
+    /// A tape of its own, for values of this one.
+    fn branch(&self, recording: bool) -> Tape {
+        Tape {
+            device: self.device.clone(),
+            nodes: Vec::new(),
+            next: self.next.clone(),
+            place: self.place.clone(),
+            recording,
+        }
+    }
+
     /// A value with a name. `needs_grad`: whether something trainable lies upstream of it.
     pub fn var(&self, value: Tensor, needs_grad: bool) -> Var {
         let id = self.next.get();
         self.next.set(id + 1);
-        Var { id: VarId(id), value, needs_grad }
+        Var::new(VarId(id), value, needs_grad)
     }
 
     /// Records a node, if this tape records.
     pub fn push(&mut self, node: impl Node + 'static) {
         if self.recording {
-            self.nodes.push(Box::new(node));
+            self.nodes.push((self.place.clone(), Box::new(node)));
         }
     }
 
-    /// Bytes kept for the backward, by operation, in the order of the forward.
-    pub fn saved_bytes(&self) -> Vec<(&'static str, usize)> {
-        self.nodes.iter().map(|n| (n.name(), n.saved().iter().map(|t| t.n_bytes()).sum())).collect()
+    /// How many nodes were recorded.
+    pub fn n_nodes(&self) -> usize {
+        self.nodes.len()
     }
 
-    /// Runs `body` on `inputs`. With [`Keep::Inputs`] its nodes are dropped and `body` runs again in the backward, so it
+    /// Runs `body` on `inputs`. With [`Hold::Inputs`] its nodes are dropped and `body` runs again in the backward, so it
     /// must be a function of its inputs alone (random numbers are counter-based, which makes dropout one).
-    pub fn segment(&mut self, keep: Keep, inputs: &[Var], body: SegmentBody) -> Result<Vec<Var>> {
-        if keep == Keep::All || !self.recording {
-            return body(self, inputs);
+    pub fn segment(&mut self, hold: Hold, inputs: &[Var], body: SegmentBody) -> Result<Vec<Var>> {
+        if hold == Hold::Nodes || !self.recording {
+            return body(self, inputs, Pass::Forward);
         }
-        let mut silent =
-            Tape { device: self.device.clone(), nodes: Vec::new(), next: self.next.clone(), recording: false };
-        let outputs = body(&mut silent, inputs)?;
+        let outputs = body(&mut self.branch(false), inputs, Pass::Forward)?;
         self.push(Segment {
-            device: self.device.clone(),
-            next: self.next.clone(),
-            inputs: inputs.to_vec(),
+            tape: self.branch(true),
+            inputs: inputs.iter().map(Var::save).collect(),
             outputs: outputs.iter().map(Var::id).collect(),
             body,
         });
@@ -164,17 +164,20 @@ impl Tape {
     }
 
     fn run_backward(mut self, grads: &mut Grads) -> Result<()> {
-        while let Some(node) = self.nodes.pop() {
-            node.backward(grads)?; // and the node, with what it saved, is dropped here
+        while let Some((place, node)) = self.nodes.pop() {
+            node.backward(grads).map_err(|e| {
+                let place = place.as_deref().map_or(String::new(), |place| format!(" of {place}"));
+                e.within(&format!("the backward of {}{place}", node.name()))
+            })?; // and the node, with what it saved, is dropped here
         }
         Ok(())
     }
 }
 
 struct Segment {
-    device: Device,
-    next: Rc<Cell<u64>>,
-    inputs: Vec<Var>,
+    /// Empty: its settings are those of the tape it stands on.
+    tape: Tape,
+    inputs: Vec<Saved>,
     outputs: Vec<VarId>,
     body: SegmentBody,
 }
@@ -183,13 +186,11 @@ impl Node for Segment {
     fn name(&self) -> &'static str {
         "segment"
     }
-    fn saved(&self) -> Vec<&Tensor> {
-        self.inputs.iter().map(Var::value).collect()
-    }
     fn backward(&self, grads: &mut Grads) -> Result<()> {
-        let mut again =
-            Tape { device: self.device.clone(), nodes: Vec::new(), next: self.next.clone(), recording: true };
-        let outputs = (self.body)(&mut again, &self.inputs)?;
+        let mut again = self.tape.branch(true);
+        let inputs = self.inputs.iter().map(Saved::revive).collect::<Result<Vec<_>>>()?;
+        let outputs = (self.body)(&mut again, &inputs, Pass::Again)?;
+        drop(inputs);
         for (old, new) in self.outputs.iter().zip(&outputs) {
             if let Some(gradient) = grads.take(*old) {
                 grads.put(new.id(), gradient);

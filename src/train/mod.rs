@@ -4,17 +4,22 @@
 pub mod early_stop;
 pub mod interrupt;
 pub mod log;
+pub mod plan;
 pub mod prepare;
 pub mod progress;
 mod run;
 pub mod save;
 pub mod schedule;
+mod show_plan;
 mod step;
+pub mod work;
 
 pub use early_stop::EarlyStop;
 pub use interrupt::Interrupt;
 pub use log::{Log, StepLog};
+pub use plan::{Plan, Planner};
 pub use progress::Progress;
 pub use run::finetune;
 pub use schedule::{Schedule, Shape};
 pub use step::{AdamW, LossWeights, Losses, Trainer};
+pub use work::Work;

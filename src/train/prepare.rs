@@ -1,12 +1,13 @@
 //! From a configuration to rows, template and tokeniser; and to the model with its head on a device.
 
-use crate::checkpoint::{EciConfig, LlamaConfig, ModelFolder};
+use crate::checkpoint::{EciConfig, LlamaConfig};
 use crate::cli::RunConfig;
 use crate::cli::options::{EciKind, OverLong as Typed, Quant};
-use crate::data::{Dropped, OverLong, Record, Share, Template, TextTokenizer, Tokenized};
+use crate::data::{Dropped, OverLong, Record, Room, Share, Template, TextTokenizer, Tokenized};
 use crate::data::{load as load_records, split, split_by_ids, tokenize};
 use crate::device::Device;
-use crate::model::{EciHead, LoraSpec, Quantise, load};
+use crate::model::{EciHead, LoraSpec, Quantise, Source, load};
+use crate::ops::dropout::Dropout;
 use crate::train::{AdamW, LossWeights, Trainer};
 use crate::{Result, bail_input};
 use std::collections::BTreeSet;
@@ -188,12 +189,23 @@ pub fn head(config: &RunConfig, model: &LlamaConfig, classes: &[String]) -> Resu
     }))
 }
 
+/// The dropout of a step's first micro-batch, if there is any.
+pub fn dropout(config: &RunConfig, step: usize) -> Option<Dropout> {
+    let (p, seed) = (config.lora.dropout as f32, config.train.seed);
+    (p > 0.0).then(|| Dropout { p, seed, step: (step * config.train.accumulate) as u32, tensor: 0 })
+}
+
+/// What a micro-batch holds at most.
+pub fn room(config: &RunConfig) -> Room {
+    Room { tokens: config.train.tokens, rows: config.train.rows }
+}
+
 /// The model with adapter and head, at step 0.
-pub fn trainer(config: &RunConfig, device: &Device, folder: &ModelFolder, classes: &[String]) -> Result<Trainer> {
+pub fn trainer(config: &RunConfig, device: &Device, source: Source, classes: &[String]) -> Result<Trainer> {
     let spec = lora(config);
-    let head_config = head(config, folder.config(), classes)?;
+    let head_config = head(config, source.config(), classes)?;
     let weights = LossWeights::joint(if head_config.is_some() { config.eci.weight } else { 0.0 });
-    let (model, params, plan) = load(device, folder, quantise(config), Some(&spec), config.train.seed, |builder| {
+    let (model, params, plan) = load(device, source, quantise(config), Some(&spec), config.train.seed, |builder| {
         head_config.as_ref().map(|c| EciHead::plan(builder, c)).transpose()
     })?;
     let head = plan.map(|p| EciHead::new(p, &params)).transpose()?;

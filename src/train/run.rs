@@ -2,22 +2,24 @@
 
 use crate::bytes;
 use crate::checkpoint::{ModelFolder, claim_output, last_good};
-use crate::cli::options::{ComputeType, Recompute};
+use crate::cli::options::ComputeType;
 use crate::cli::{RunConfig, Start, finetune::CONFIG_FILE};
-use crate::data::{MicroBatch, Room, efficiency, pack};
+use crate::data::{MicroBatch, efficiency, pack};
 use crate::device::{Compute, DType, Device};
 use crate::eval::{Confusion, Evaluate, Evaluation};
-use crate::model::{Batch, Plan, RunOptions};
-use crate::ops::dropout::Dropout;
+use crate::model::{Batch, Group, RunOptions, Source, describe_layers};
 use crate::ops::matmul::{Layout, matmul};
 use crate::report::summary::REPORT_FILE;
 use crate::report::{Page, Report};
 use crate::tape::Write;
 use crate::train::early_stop::Verdict;
 use crate::train::log::Validation;
-use crate::train::prepare::{self, Data};
+use crate::train::plan::{CONTEXT, Plan, Planner, layer_weights};
+use crate::train::prepare::{self, Data, room};
 use crate::train::progress::Mode;
 use crate::train::save::{TEMPLATE_FILE, restore_state, save_result, save_state};
+use crate::train::show_plan::show_plan;
+use crate::train::work::Work;
 use crate::train::{EarlyStop, Interrupt, Log, Progress, Schedule, StepLog, Trainer};
 use crate::{Error, Result, bail_input};
 use std::path::Path;
@@ -34,11 +36,10 @@ pub fn finetune(start: &Start) -> Result<()> {
     let model_config = crate::checkpoint::LlamaConfig::load(&config.model.path)?;
     model_config.supported()?;
     if start.plan {
-        let act = if compute == Compute::Fp32 { 4 } else { 2 };
-        let head = prepare::head(config, &model_config, &planned_classes(config))?;
-        let (plan, _) = plan(config, &model_config, head.as_ref(), act);
-        println!("{}", plan.table());
-        return fits(&plan, config);
+        let cuda = config.machine.device != "cpu" && compute == Compute::Bf16;
+        let classes = planned_classes(config);
+        let context = if cuda { CONTEXT } else { 0 };
+        return show_plan(&Planner { config, model: &model_config, classes: &classes, compute, cuda, context });
     }
     if start.resume && dir.join(REPORT_FILE).exists() {
         bail_input!(
@@ -49,20 +50,30 @@ pub fn finetune(start: &Start) -> Result<()> {
     let device = Device::open(&config.machine.device, compute)?;
     let folder = ModelFolder::open(&config.model.path)?;
     let data = Data::prepare(config, &model_config, start.quiet)?;
-    let head = prepare::head(config, &model_config, &data.classes)?;
-    let (plan, recompute) = plan(config, &model_config, head.as_ref(), device.act().bytes());
-    fits(&plan, config)?;
+    let planner = Planner {
+        config,
+        model: &model_config,
+        classes: &data.classes,
+        compute,
+        cuda: device.is_cuda(),
+        context: device.context_bytes(),
+    };
+    let plan = planner.plan(&Work::of(config, &data)?)?;
     if !start.resume && !start.overwrite && dir.exists() {
         // Refused in a second, not after the base is loaded.
         claim_output(dir, false)?;
     }
-    let trainer = prepare::trainer(config, &device, &folder, &data.classes)?;
+    // On a device of its own: what is measured here is no part of the run's memory.
+    let ceiling = measure_ceiling(&Device::open(&config.machine.device, compute)?)?;
+    device.reserve(plan.arena)?;
+    let trainer = prepare::trainer(config, &device, Source::Folder(&folder), &data.classes)?;
     if !start.resume {
         // An older run goes only now that nothing of the input can stop the new one.
         claim_output(dir, start.overwrite)?;
     }
-    let mut run =
-        Run { start, config, dir, device, data, trainer, plan, recompute, clock: Instant::now(), ceiling: 0.0 };
+    let flops_per_token = flops_per_token(&model_config, &trainer);
+    let clock = Instant::now();
+    let mut run = Run { start, config, dir, device, data, trainer, plan, clock, ceiling, flops_per_token };
     run.introduce()?;
     run.go()
 }
@@ -73,35 +84,11 @@ fn planned_classes(config: &RunConfig) -> Vec<String> {
     if named.is_empty() { ["yes", "no", "maybe"].map(String::from).to_vec() } else { named.clone() }
 }
 
-/// The plan, and whether layers compute their activations again: as told, or where the budget asks for it.
-fn plan(
-    config: &RunConfig,
-    model: &crate::checkpoint::LlamaConfig,
-    head: Option<&crate::checkpoint::EciConfig>,
-    act: usize,
-) -> (Plan, bool) {
-    let lora = prepare::lora(config);
-    let with =
-        |recompute| Plan::new(model, prepare::quantise(config), &lora, head, config.train.tokens, act, recompute);
-    let recompute = match config.machine.recompute {
-        Recompute::Always => true,
-        Recompute::Never => false,
-        Recompute::Auto => with(false).total() > config.machine.budget,
-    };
-    (with(recompute), recompute)
-}
-
-fn fits(plan: &Plan, config: &RunConfig) -> Result<()> {
-    let (needed, budget) = (plan.total(), config.machine.budget);
-    if needed > budget {
-        let rule = if config.machine.recompute == Recompute::Never { "leave out --recompute never, " } else { "" };
-        bail_input!(
-            "the run needs about {} of device memory, the budget is {}; {rule}lower --tokens, or raise --budget",
-            bytes::readable(needed),
-            bytes::readable(budget)
-        );
-    }
-    Ok(())
+/// Floating-point operations of training on a token: four a frozen weight (forward and the gradient of the input), six a
+/// trainable one.
+fn flops_per_token(model: &crate::checkpoint::LlamaConfig, trainer: &Trainer) -> f64 {
+    let frozen = layer_weights(model) * model.n_layers + model.vocab * model.hidden;
+    4.0 * frozen as f64 + 6.0 * trainer.params.range(Group::Lora).len() as f64
 }
 
 struct Run<'a> {
@@ -112,10 +99,11 @@ struct Run<'a> {
     data: Data,
     trainer: Trainer,
     plan: Plan,
-    recompute: bool,
     clock: Instant,
     /// Operations a second that this device's own matrix product reaches.
     ceiling: f64,
+    /// Operations of training on a token.
+    flops_per_token: f64,
 }
 
 /// What stands in the report of one evaluation of the test rows.
@@ -128,7 +116,6 @@ struct Scores {
 
 impl Run<'_> {
     fn introduce(&mut self) -> Result<()> {
-        self.ceiling = measure_ceiling(&self.device)?;
         if !self.start.resume {
             let settings = self.config.to_toml()?;
             std::fs::write(self.dir.join(CONFIG_FILE), settings).map_err(Error::io(self.dir))?;
@@ -151,7 +138,8 @@ impl Run<'_> {
                 c.train.seed
             );
             println!("{}", self.plan.table());
-            let batches = pack(&d.train, Room::of_tokens(c.train.tokens), c.train.seed, 0)?;
+            println!("{}", self.plan.layers());
+            let batches = self.micro_batches(0)?;
             println!(
                 "{} micro-batches an epoch of at most {} tokens, {:.1} % full; matrix product {:.1} GFLOP/s",
                 batches.len(),
@@ -236,21 +224,16 @@ impl Run<'_> {
     }
 
     fn micro_batches(&self, epoch: u64) -> Result<Vec<MicroBatch>> {
-        pack(&self.data.train, Room::of_tokens(self.config.train.tokens), self.config.train.seed, epoch)
+        pack(&self.data.train, room(self.config), self.config.train.seed, epoch)
     }
 
     fn step(&mut self, micro: &[MicroBatch], ratio: f64) -> Result<StepLog> {
         let c = self.config;
         let clock = Instant::now();
-        let batches = micro.iter().map(|m| Batch::new(&self.device, m)).collect::<Result<Vec<_>>>()?;
+        let batches: Vec<Batch> = micro.iter().map(Batch::new).collect();
         let tokens: usize = batches.iter().map(|b| b.ids.len()).sum();
-        let dropout = (c.lora.dropout > 0.0).then(|| Dropout {
-            p: c.lora.dropout as f32,
-            seed: c.train.seed,
-            step: (self.trainer.step * c.train.accumulate) as u32,
-            tensor: 0,
-        });
-        let options = RunOptions { recompute: self.recompute, dropout };
+        let dropout = prepare::dropout(c, self.trainer.step);
+        let options = RunOptions { keep: self.plan.keep.clone(), dropout };
         let rows = || micro.iter().flat_map(|m| &m.rows).map(|&r| self.data.train[r].id.clone()).collect::<Vec<_>>();
         let named = |e: Error| match e {
             Error::NotFinite(text) => Error::NotFinite(format!("{text} (rows {})", rows().join(", "))),
@@ -261,7 +244,7 @@ impl Run<'_> {
         let grad_norm = self.trainer.update(lr, head_lr).map_err(named)?;
         self.device.synchronize()?;
         let seconds = clock.elapsed().as_secs_f64();
-        let flops = tokens as f64 * self.plan.flops_per_token();
+        let flops = tokens as f64 * self.flops_per_token;
         Ok(StepLog {
             step: self.trainer.step,
             epoch: 0.0,
@@ -281,8 +264,8 @@ impl Run<'_> {
     }
 
     fn validate(&self) -> Result<Validation> {
-        let micro = pack(&self.data.validation, Room::of_tokens(self.config.train.tokens), 0, 0)?;
-        let batches = micro.iter().map(|m| Batch::new(&self.device, m)).collect::<Result<Vec<_>>>()?;
+        let micro = pack(&self.data.validation, room(self.config), 0, 0)?;
+        let batches: Vec<Batch> = micro.iter().map(Batch::new).collect();
         let losses = self.trainer.losses(&batches)?;
         let head = self.trainer.head.is_some();
         Ok(Validation {
@@ -299,7 +282,8 @@ impl Run<'_> {
         }
         let evaluate = Evaluate {
             classes: &self.data.classes,
-            max_tokens: self.config.train.tokens,
+            room: room(self.config),
+            group_tokens: self.plan.group_tokens,
             max_new: if self.data.classes.is_empty() { 0 } else { self.config.eval.new_tokens },
         };
         if !self.start.quiet {
@@ -328,6 +312,8 @@ impl Run<'_> {
             seconds: self.clock.elapsed().as_secs_f64().max(seconds),
             tokens_per_second: tokens as f64 / trained.max(1e-9),
             peak_device_bytes: memory.peak_bytes,
+            planned_device_bytes: self.plan.arena,
+            layers_keep: describe_layers(&self.plan.keep),
             adapter_sha256: sha256,
             ..Report::default()
         };
@@ -358,7 +344,11 @@ impl Run<'_> {
         page.write(self.dir)?;
         println!("{}", report.table());
         println!("{}", report.closing(self.dir));
-        println!("planned {}, measured {}", bytes::readable(self.plan.total()), bytes::readable(memory.peak_bytes));
+        let (planned, measured) = (self.plan.arena, memory.peak_bytes);
+        match planned == measured {
+            true => println!("device memory: planned and measured {} ({measured} bytes)", bytes::readable(measured)),
+            false => println!("device memory: planned {planned} bytes, measured {measured}"),
+        }
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ use crate::model::{Batch, EciHead, Group, Llama, Params, RunOptions};
 use crate::ops::adamw::{AdamwConfig, adamw};
 use crate::ops::dropout::Dropout;
 use crate::ops::grad_norm::grad_norm;
-use crate::ops::lm_loss::lm_loss;
+use crate::ops::lm_loss::{CHUNK, lm_loss};
 use crate::ops::rows::gather_rows;
 use crate::ops::softmax_ce::softmax_ce;
 use crate::tape::Tape;
@@ -128,7 +128,7 @@ impl Trainer {
             if !batch.targets.is_empty() {
                 let targets = gather_rows(&mut tape, &hidden, &batch.target_rows)?;
                 let vocab = self.model.config.vocab;
-                lm += lm_loss(&mut tape, &targets, &self.model.head, vocab, &batch.targets, lm_scale)?.sum;
+                lm += lm_loss(&mut tape, &targets, &self.model.head, vocab, &batch.targets, lm_scale, CHUNK)?.sum;
             }
             drop(hidden);
             if train {

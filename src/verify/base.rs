@@ -43,7 +43,7 @@ fn all_logits(trainer: &Trainer, batch: &crate::model::Batch) -> Result<Vec<f32>
 
 fn first_batch(check: &mut Check, trainer: &Trainer, batches: &Tensors, golden: &Tensors) -> Result<()> {
     let padded = Padded::read(batches, "", 0)?;
-    let batch = padded.pack(trainer.device(), &vec![-1; padded.n])?;
+    let batch = padded.pack(&vec![-1; padded.n]);
     let vocab = trainer.model.config.vocab;
     let want = rows(golden.get("logits")?, vocab, &padded.kept());
     check.absolute("logits", &all_logits(trainer, &batch)?, &want, 2.0, 1e-4);
@@ -73,7 +73,7 @@ pub(super) fn gradients(check: &mut Check, trainer: &Trainer, golden: &Tensors, 
 /// The same sentences padded on the left: only the positions shift, which RoPE must not mind.
 fn left_padded(check: &mut Check, trainer: &Trainer, golden: &Tensors) -> Result<()> {
     let padded = Padded::read(golden, "left.", 0)?;
-    let batch = padded.pack(trainer.device(), &vec![-1; padded.n])?;
+    let batch = padded.pack(&vec![-1; padded.n]);
     let want = rows(golden.get("left.logits")?, trainer.model.config.vocab, &padded.kept());
     let got = all_logits(trainer, &batch)?;
     if check.fp32 {
@@ -93,7 +93,7 @@ fn train(check: &mut Check, trainer: &mut Trainer, batches: &Tensors, golden: &T
     let (mut losses, mut norms) = (Vec::new(), Vec::new());
     for step in 0..steps {
         let padded = Padded::read(batches, "", step)?;
-        let batch = padded.pack(trainer.device(), &vec![-1; padded.n])?;
+        let batch = padded.pack(&vec![-1; padded.n]);
         losses.push(trainer.gradients(&[batch], &RunOptions::default())?.lm as f32);
         norms.push(trainer.update(1e-3, 1e-3)? as f32);
     }

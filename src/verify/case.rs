@@ -3,14 +3,12 @@
 use crate::checkpoint::{AdapterConfig, NamedTensor};
 use crate::checkpoint::{LINEARS, LlamaConfig, LoraMatrix, ModelFolder, load_adapter, lora_key};
 use crate::device::Device;
-use crate::model::{Batch, EciHead, LoraSpec, ParamsBuilder, Quantise, load, put_adapter};
-use crate::ops::sequences::SequenceLayout;
+use crate::model::{Batch, EciHead, LoraSpec, ParamsBuilder, Quantise, Source, load, put_adapter};
 use crate::train::{AdamW, LossWeights, Trainer};
 use crate::{Error, Result, bail_input};
 use safetensors::{Dtype, SafeTensors};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// Tensors of one safetensors file, as floats.
 pub struct Tensors(pub BTreeMap<String, (Vec<usize>, Vec<f32>)>);
@@ -86,21 +84,19 @@ impl Padded {
     }
 
     /// The real tokens end to end, at the positions the oracle gave them. `classes`: of each sequence.
-    pub fn pack(&self, device: &Device, classes: &[i32]) -> Result<Batch> {
+    pub fn pack(&self, classes: &[i32]) -> Batch {
         let kept = self.kept();
         let cu = running_sum(&self.lengths());
-        let positions: Vec<i32> = kept.iter().map(|&i| (i % self.len) as i32).collect();
-        let layout = SequenceLayout::packed(device, &cu)?.with_positions(&positions)?;
-        Ok(self.batch(&kept, cu, layout, self.lengths(), classes))
+        let positions = kept.iter().map(|&i| (i % self.len) as i32).collect();
+        Batch { positions: Some(positions), ..self.batch(&kept, cu, self.lengths(), classes) }
     }
 
     /// All positions, padding included, as the published code runs its head: a padding row sees every real token and no
     /// padding. `n_keep`: the positions of each sequence whose states the head reads.
-    pub fn with_padding(&self, device: &Device, n_keep: Vec<i32>, classes: &[i32]) -> Result<Batch> {
+    pub fn with_padding(&self, n_keep: Vec<i32>, classes: &[i32]) -> Batch {
         let all: Vec<usize> = (0..self.n * self.len).collect();
         let cu = running_sum(&vec![self.len as i32; self.n]);
-        let layout = SequenceLayout::with_key_counts(device, &cu, &self.lengths())?;
-        Ok(self.batch(&all, cu, layout, n_keep, classes))
+        Batch { key_counts: Some(self.lengths()), ..self.batch(&all, cu, n_keep, classes) }
     }
 
     /// Real tokens of each sequence.
@@ -108,21 +104,15 @@ impl Padded {
         self.mask.chunks(self.len).map(|row| row.iter().sum()).collect()
     }
 
-    fn batch(
-        &self,
-        rows: &[usize],
-        cu_seqlens: Vec<i32>,
-        layout: SequenceLayout,
-        n_prompt: Vec<i32>,
-        classes: &[i32],
-    ) -> Batch {
+    fn batch(&self, rows: &[usize], cu_seqlens: Vec<i32>, n_prompt: Vec<i32>, classes: &[i32]) -> Batch {
         let ids = rows.iter().map(|&i| self.ids[i]).collect();
         let target = |(row, &i): (usize, &usize)| {
             let has_one = (i + 1) % self.len != 0 && self.labels[i + 1] >= 0;
             has_one.then(|| (row as i32, self.labels[i + 1]))
         };
         let (target_rows, targets) = rows.iter().enumerate().filter_map(target).unzip();
-        Batch { ids, layout: Arc::new(layout), cu_seqlens, n_prompt, target_rows, targets, labels: classes.to_vec() }
+        let labels = classes.to_vec();
+        Batch { ids, cu_seqlens, n_prompt, target_rows, targets, labels, ..Batch::default() }
     }
 }
 
@@ -199,7 +189,7 @@ impl Case {
         let folder = ModelFolder::open(&self.folder)?;
         let (config, tensors) = &self.adapter;
         let lora = LoraSpec { rank: config.r, scale: config.scale(), targets: config.targets.clone() };
-        let (model, params, plan) = load(device, &folder, quantise, Some(&lora), 0, head)?;
+        let (model, params, plan) = load(device, Source::Folder(&folder), quantise, Some(&lora), 0, head)?;
         let head = plan.map(|p| EciHead::new(p, &params)).transpose()?;
         let trainer = Trainer::new(model, params, head, weights, AdamW::default());
         put_adapter(&trainer.params, lora.rank, tensors)?;

@@ -50,7 +50,7 @@ fn paper(device: &Device, check: &mut Check, golden: &Tensors, meta: Option<&str
     for (case, n_keep, leaky) in
         [("all", &everything, false), ("prompt", &kept_prompt, false), ("all_leaky", &everything, true)]
     {
-        let batch = padded.with_padding(device, n_keep.clone(), &classes)?;
+        let batch = padded.with_padding(n_keep.clone(), &classes);
         trainer.head.as_mut().expect("made with one").leaky_logits = leaky;
         forward(check, &trainer, &batch, golden, case)?;
         let losses = trainer.gradients(std::slice::from_ref(&batch), &RunOptions::default())?;
@@ -102,7 +102,7 @@ fn plain(device: &Device, check: &mut Check, golden: &Tensors) -> Result<()> {
             let config = eci_config(pool, hidden, 0, vec![width], activation, 0.0, n_class);
             let weights = LossWeights { lm: 1.0, ce: lambda };
             let mut trainer = head_trainer(device, check.case, "nf4", weights, &config, golden)?;
-            let batch = padded.pack(device, &classes)?;
+            let batch = padded.pack(&classes);
             let losses = trainer.gradients(std::slice::from_ref(&batch), &RunOptions::default())?;
             check.loss(&format!("{case}.ce"), losses.ce, ce);
             check.loss(&format!("{case}.total"), losses.joint, golden.scalar(&format!("{case}.total"))?);

@@ -129,7 +129,8 @@ fn what_the_engine_does_not_compute() {
             json!({"type": "linear", "factor": 2.0}),
             "rope_scaling asks for rotary scaling of type linear",
         ),
-        ("quantization_config", json!({"bits": 4}), "quantization_config is set"),
+        ("quantization_config", json!({"bits": 4}), "quantization_config names no quant_method"),
+        ("quantization_config", json!({"quant_method": "awq"}), "quantization_config is of the method awq"),
     ] {
         let bench = Bench::new();
         bench.edit_json("model/config.json", |json| json[field] = value);

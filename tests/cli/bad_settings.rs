@@ -39,7 +39,19 @@ fn flags_out_of_range() {
         ("--device gpu", "--device is \"gpu\"; expected auto, cpu, cuda or cuda:N"),
         ("--eci none --eci-weight 0.5", "--eci-weight 0.5 needs a head"),
         ("--tokens 64 --max-length 100", "data.max_length is 100, more than the 64 tokens of a micro-batch"),
-        ("--budget 1MiB", "of device memory, the budget is 1.00 MiB; lower --tokens, or raise --budget"),
+        (
+            "--budget 1MiB",
+            "of device memory even when every layer keeps its input alone, the budget is 1.00 MiB; lower --tokens",
+        ),
+        ("--budget 24", "--budget = \"24\": expected an amount of memory with its unit, such as 24GiB"),
+        ("--budget lots", "--budget = \"lots\": expected an amount of memory with its unit"),
+        ("--host-budget 1.5", "--host-budget = \"1.5\": expected an amount of memory with its unit"),
+        ("--keep everything", "--keep everything: `everything` is no policy; expected auto, or outputs, eight, host"),
+        ("--keep input:2", "--keep input:2: that is 2 layers, the model has 1"),
+        (
+            "--keep outputs --budget 1500KiB",
+            "of device memory with --keep outputs, the budget is 1.46 MiB; leave out --keep, lower --tokens, or raise",
+        ),
         ("--template tree_step", "no template is called \"tree_step\""),
     ] {
         assert_says(&bench.refused(flags), &[says]);

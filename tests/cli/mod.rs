@@ -3,8 +3,10 @@
 mod bad_data;
 mod bad_model;
 mod bad_settings;
+mod convert;
 mod fine_tune;
 mod gpu_scripts;
+mod plan;
 mod resume;
 mod verify;
 

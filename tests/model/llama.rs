@@ -14,7 +14,7 @@ fn logits_loss_and_every_lora_gradient_match_torch() {
     for_each_device(|device| {
         let trainer = trainer(device, Quantise::None, false);
         let rows = rows(&golden);
-        let batch = batch(device, &rows, &[0, 1, 2, 3]);
+        let batch = batch(&rows, &[0, 1, 2, 3]);
         let want: Vec<i32> = golden.ints("packed", "targets").into_iter().filter(|t| *t >= 0).collect();
         assert_eq!(batch.targets, want, "the rows' targets are the golden file's");
         let mut tape = Tape::inference(device);

@@ -1,5 +1,6 @@
 //! The whole model: against PyTorch, and against itself where only the order of work differs.
 
+mod frozen;
 mod invariants;
 mod llama;
 mod oracle;
@@ -9,7 +10,7 @@ use crate::common::Golden;
 use llamacare::checkpoint::{EciConfig, ModelFolder, load_adapter};
 use llamacare::data::{MicroBatch, Tokenized};
 use llamacare::device::Device;
-use llamacare::model::{Batch, EciHead, LoraSpec, Quantise, load, put_adapter};
+use llamacare::model::{Batch, EciHead, LoraSpec, Quantise, Source, load, put_adapter};
 use llamacare::train::{AdamW, LossWeights, Trainer};
 use std::path::Path;
 
@@ -33,7 +34,7 @@ fn trainer(device: &Device, quantise: Quantise, with_head: bool) -> Trainer {
         weight: 0.3,
         adapter_sha256: None,
     };
-    let (model, params, plan) = load(device, &model_folder, quantise, Some(&spec), 7, |builder| {
+    let (model, params, plan) = load(device, Source::Folder(&model_folder), quantise, Some(&spec), 7, |builder| {
         if with_head { EciHead::plan(builder, &head).map(Some) } else { Ok(None) }
     })
     .unwrap();
@@ -59,6 +60,6 @@ fn rows(golden: &Golden) -> Vec<Tokenized> {
     cu.windows(2).enumerate().map(sequence).collect()
 }
 
-fn batch(device: &Device, rows: &[Tokenized], which: &[usize]) -> Batch {
-    Batch::new(device, &MicroBatch::from_rows(which, rows)).unwrap()
+fn batch(rows: &[Tokenized], which: &[usize]) -> Batch {
+    Batch::new(&MicroBatch::from_rows(which, rows))
 }

@@ -34,9 +34,9 @@ fn packed_gradients_are_those_of_each_row_alone() {
     for_each_device(|device| {
         let micro = pack(&rows, Room { tokens: 170, rows: 4 }, 1, 0).unwrap();
         assert!(micro.len() == 3 && micro.iter().any(|m| m.rows.len() == 4), "{micro:?}");
-        let of = |m: &MicroBatch| Batch::new(device, m).unwrap();
+        let of = |m: &MicroBatch| Batch::new(m);
         let (packed, packed_loss) = step(device, &micro.iter().map(of).collect::<Vec<_>>());
-        let alone: Vec<Batch> = (0..rows.len()).map(|row| batch(device, &rows, &[row])).collect();
+        let alone: Vec<Batch> = (0..rows.len()).map(|row| batch(&rows, &[row])).collect();
         let (one_by_one, loss) = step(device, &alone);
         let norm = |v: &mut dyn Iterator<Item = f32>| v.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
         let size = norm(&mut one_by_one.iter().copied());

@@ -3,7 +3,7 @@
 use crate::common::{Golden, for_each_device};
 use llamacare::device::{Compute, DType, Device, Tensor};
 use llamacare::ops::dropout::Dropout;
-use llamacare::ops::linear::{Linear, Lora, Weight, linear, padded_rank};
+use llamacare::ops::linear::{Linear, Lora, Through, Weight, linear, padded_rank};
 use llamacare::ops::nf4::{Nf4Weight, nested_map_on};
 use llamacare::tape::{Param, Tape, Var};
 
@@ -40,7 +40,7 @@ fn layers(device: &Device, golden: &Golden, case: &str, dense: bool) -> Vec<Line
             scale,
         };
         let w = golden.upload(device, case, &format!("w{i}"), DType::F32);
-        let w = Nf4Weight::quantize("w", &w, Some(&map)).unwrap();
+        let w = Nf4Weight::quantize(&w, Some(&map)).unwrap();
         let w = if dense { Weight::Dense(w.dequantize("w").unwrap()) } else { Weight::Nf4(w) };
         Linear::new(format!("layer{i}"), w, Some(lora)).unwrap()
     };
@@ -65,7 +65,8 @@ fn unpadded(device: &Device, grad: &Tensor, rows: usize, columns: usize) -> Tens
 fn run(device: &Device, layers: &[Linear], x: &Tensor, dys: &[Tensor], dropout: Option<Dropout>) -> (Vec<Var>, Tensor) {
     let mut tape = Tape::new(device);
     let x = tape.var(x.clone(), true);
-    let ys = linear(&mut tape, &x, &layers.iter().collect::<Vec<_>>(), dropout).unwrap();
+    let ys =
+        linear(&mut tape, &x, &layers.iter().collect::<Vec<_>>(), Through { dropout, ..Through::plain("y") }).unwrap();
     let seeds = ys.iter().zip(dys).map(|(y, dy)| (y.id(), dy.clone())).collect();
     let dx = tape.backward(seeds).unwrap().take(x.id()).unwrap();
     (ys, dx)
@@ -212,8 +213,8 @@ fn without_lora_only_the_input_gets_a_gradient() {
         // And with nothing trainable anywhere, nothing is recorded.
         let mut tape = Tape::new(device);
         let x = tape.var(x, false);
-        let ys = linear(&mut tape, &x, &frozen.iter().collect::<Vec<_>>(), None).unwrap();
-        assert!(ys.iter().all(|y| !y.needs_grad()) && tape.saved_bytes().is_empty());
+        let ys = linear(&mut tape, &x, &frozen.iter().collect::<Vec<_>>(), Through::plain("y")).unwrap();
+        assert!(ys.iter().all(|y| !y.needs_grad()) && tape.n_nodes() == 0);
     });
 }
 
@@ -226,7 +227,7 @@ fn the_first_layer_of_a_model_trains_without_a_gradient_of_its_input() {
         let (x, dys) = inputs(device, &golden, case);
         let mut tape = Tape::new(device);
         let x = tape.var(x, false);
-        let ys = linear(&mut tape, &x, &layers.iter().collect::<Vec<_>>(), None).unwrap();
+        let ys = linear(&mut tape, &x, &layers.iter().collect::<Vec<_>>(), Through::plain("y")).unwrap();
         let seeds = ys.iter().zip(dys).map(|(y, dy)| (y.id(), dy)).collect();
         assert!(tape.backward(seeds).unwrap().take(x.id()).is_none());
         let Lora { a, .. } = layers[0].lora.as_ref().unwrap();
@@ -249,6 +250,6 @@ fn what_does_not_fit_is_refused_with_the_name_of_the_layer() {
     let layer = Linear::new("q_proj", w(), Some(lora(16))).unwrap();
     let mut tape = Tape::new(&device);
     let x = tape.var(device.zeros("x", device.act(), &[3, 32]).unwrap(), true);
-    let error = linear(&mut tape, &x, &[&layer], None).unwrap_err().to_string();
+    let error = linear(&mut tape, &x, &[&layer], Through::plain("y")).unwrap_err().to_string();
     assert_eq!(error, "q_proj: expected an input of 16 features, found 32");
 }

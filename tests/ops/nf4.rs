@@ -63,8 +63,8 @@ fn quantising_writes_bitsandbytes_bytes() {
                 let differ = found.iter().zip(want).filter(|(a, b)| a != b).count();
                 assert!(found == want, "{case}.{name} on {}: {differ} of {} bytes", device.name(), want.len());
             };
-            let plain = Nf4Weight::quantize("plain", &w, None).unwrap();
-            let double = Nf4Weight::quantize("double", &w, Some(&map)).unwrap();
+            let plain = Nf4Weight::quantize(&w, None).unwrap();
+            let double = Nf4Weight::quantize(&w, Some(&map)).unwrap();
             same(plain.packed(), "packed");
             same(double.packed(), "packed");
             match (plain.scales(), double.scales()) {
@@ -89,7 +89,7 @@ fn decoding_gives_bitsandbytes_values_rounded_once() {
             let (w, [n, k]) = (golden.weight(device, &case), golden.shape(&case));
             for (name, map) in [("plain", None), ("double", Some(&map))] {
                 let want = golden.floats(&format!("{case}.{name}"));
-                let quantised = Nf4Weight::quantize(name, &w, map).unwrap();
+                let quantised = Nf4Weight::quantize(&w, map).unwrap();
                 assert_holds(&quantised.dequantize("decoded").unwrap(), &want, &format!("{case}.{name}"));
                 if n % 8 == 0 && k % 8 == 0 {
                     let turned: Vec<f32> = (0..n * k).map(|e| want[e % n * k + e / n]).collect();
@@ -108,7 +108,7 @@ fn scales_on_the_host_are_those_of_the_kernels() {
     for_each_device(|device| {
         let map = nested_map_on(device).unwrap();
         let w = golden.weight(device, "f32_136x128");
-        let quantised = Nf4Weight::quantize("w", &w, Some(&map)).unwrap();
+        let quantised = Nf4Weight::quantize(&w, Some(&map)).unwrap();
         let scales = quantised.scales().values().unwrap();
         let largest = golden
             .floats("f32_136x128.double")
@@ -126,9 +126,9 @@ fn a_weight_costs_4_bits_and_its_scales() {
     let device = Device::cpu(llamacare::device::Compute::Bf16).unwrap();
     let w = device.zeros("w", DType::F32, &[256, 1024]).unwrap();
     let n = 256 * 1024;
-    let plain = Nf4Weight::quantize("w", &w, None).unwrap();
+    let plain = Nf4Weight::quantize(&w, None).unwrap();
     assert_eq!(plain.n_bytes(), n / 2 + n / 64 * 4);
-    let double = Nf4Weight::quantize("w", &w, Some(&nested_map_on(&device).unwrap())).unwrap();
+    let double = Nf4Weight::quantize(&w, Some(&nested_map_on(&device).unwrap())).unwrap();
     assert_eq!(double.n_bytes(), n / 2 + n / 64 + n / 64 / 256 * 4 + 4);
 }
 
@@ -140,7 +140,7 @@ fn decoding_inside_the_product_agrees_with_decoding_before_it() {
         for case in ["f32_136x128", "f32_24x176", "bf16_64x72"] {
             let (w, [n, k]) = (golden.weight(device, case), golden.shape(case));
             for (name, map) in [("plain", None), ("double", Some(&map))] {
-                let quantised = Nf4Weight::quantize(name, &w, map).unwrap();
+                let quantised = Nf4Weight::quantize(&w, map).unwrap();
                 let decoded = golden.floats(&format!("{case}.{name}"));
                 for m in [1, 2, 3, 5, 8, 11, 17] {
                     let values: Vec<f32> = (0..m * k).map(|e| ((e * 37 + 11) % 64) as f32 / 32.0 - 1.0).collect();
@@ -177,7 +177,7 @@ fn a_decoded_weight_multiplies_as_a_dense_one() {
     let golden = Bytes::load();
     for_each_device(|device| {
         let case = "bf16_64x72";
-        let quantised = Nf4Weight::quantize("w", &golden.weight(device, case), None).unwrap();
+        let quantised = Nf4Weight::quantize(&golden.weight(device, case), None).unwrap();
         let dense = device.upload("w", device.act(), &[64, 72], &golden.floats(&format!("{case}.plain"))).unwrap();
         let x = device.upload("x", device.act(), &[9, 72], &[0.25; 9 * 72]).unwrap();
         let y = [&quantised.dequantize("w").unwrap(), &dense].map(|w| {

@@ -6,25 +6,43 @@ use super::{none, texts};
 use std::collections::BTreeSet;
 
 /// A room, and the rooms its files may use. From the bottom up; `error` is used by all.
-const ROOMS: [(&str, &[&str]); 16] = [
+const ROOMS: [(&str, &[&str]); 18] = [
     ("error", &[]),
     ("bytes", &[]),
     ("table", &[]),
+    ("nf4", &[]),
     // Two rooms of one layer: a launch needs to know the device, and a device what was compiled in.
     ("ffi", &["device"]),
-    ("device", &["ffi"]),
+    ("device", &["ffi", "bytes"]),
     ("tape", &["device", "ffi"]),
-    ("ops", &["tape", "device", "ffi"]),
+    ("ops", &["tape", "device", "ffi", "nf4"]),
     // Files in and out know no kernel.
     ("data", &[]),
-    ("checkpoint", &[]),
+    ("checkpoint", &["nf4", "bytes"]),
     ("model", &["ops", "tape", "device", "checkpoint", "data", "bytes", "table"]),
     ("generate", &["model", "ops", "tape", "device"]),
     ("eval", &["generate", "model", "ops", "tape", "data"]),
     ("report", &["eval", "bytes", "table"]),
     // Settings are parsed, checked values: whoever runs reads them, and they run nothing.
     ("cli", &["bytes"]),
-    ("train", &["cli", "report", "eval", "model", "ops", "tape", "device", "checkpoint", "data", "bytes"]),
+    (
+        "train",
+        &[
+            "cli",
+            "report",
+            "eval",
+            "generate",
+            "model",
+            "ops",
+            "tape",
+            "device",
+            "checkpoint",
+            "data",
+            "bytes",
+            "table",
+        ],
+    ),
+    ("convert", &["cli", "model", "ops", "device", "checkpoint", "bytes", "nf4"]),
     ("verify", &["train", "generate", "model", "ops", "tape", "device", "checkpoint"]),
 ];
 

@@ -39,6 +39,25 @@ def quantize(w, double=True):
     return state
 
 
+def use_its_pytorch_kernels():
+    """From here on bitsandbytes quantises scales by its PyTorch kernel, also inside transformers."""
+    def quantize_blockwise(a, code=None, absmax=None, out=None, blocksize=256, nested=False):
+        assert code is None and not nested, "as quantize_4bit calls it"
+        codes, nested_absmax = _KERNELS["quantize_blockwise"](a, NESTED_MAP, blocksize)
+        nested_absmax = torch.where(nested_absmax > 1e-37, nested_absmax, torch.zeros(()))
+        return codes, F.QuantState(absmax=nested_absmax, code=NESTED_MAP.clone(), blocksize=blocksize, dtype=a.dtype)
+
+    F.quantize_blockwise = quantize_blockwise
+
+
+def stored(packed, state):
+    """The tensors of :func:`quantize` of a weight that bitsandbytes quantised or loaded."""
+    tensors = {"packed": packed.reshape(-1), "absmax": state.absmax}
+    if state.nested:
+        tensors |= {"absmax_q": state.absmax, "nested_absmax": state.state2.absmax, "offset": state.offset.reshape(1)}
+    return tensors
+
+
 def scales(state):
     if "absmax_q" not in state:
         return state["absmax"]

@@ -1,0 +1,273 @@
+//! The memory plan: the program itself, run on paper.
+//!
+//! A device on paper ([`Device::paper`]) gives buffers names and places but no memory, and launches nothing. What a run
+//! would hold is found by running it there: the same loading, the same forward, backward and update, through the same
+//! allocator. There is no formula beside the code that could drift from it, and the peak is right to the byte.
+//!
+//! The policies of the layers ([`Keep`]) are chosen by modelled time: all at the fastest, then the oldest layers one after
+//! the other at the next, until the peak fits the budget. Oldest first, because their activations wait longest.
+
+use crate::checkpoint::LlamaConfig;
+use crate::cli::RunConfig;
+use crate::device::{Compute, Device, MemoryUse};
+use crate::generate::{Greedy, generate};
+use crate::model::{Keep, RunOptions, Source, linear_shape};
+use crate::train::prepare;
+use crate::train::work::Work;
+use crate::{Result, bail_input, bytes};
+use std::rc::Rc;
+
+/// What the driver itself holds on a GPU: an estimate (performance notes of CUDA 13) until the GPU of the run is asked.
+pub const CONTEXT: usize = 560 << 20;
+
+/// Micro-batches are never larger (the setting's own limit).
+pub const MOST_TOKENS: usize = 65536;
+
+/// A run to be planned.
+pub struct Planner<'a> {
+    /// All settings.
+    pub config: &'a RunConfig,
+    /// Sizes of the base.
+    pub model: &'a LlamaConfig,
+    /// The head's classes.
+    pub classes: &'a [String],
+    /// Storage type.
+    pub compute: Compute,
+    /// For a GPU, or for the CPU device.
+    pub cuda: bool,
+    /// What the device holds before the first buffer.
+    pub context: usize,
+}
+
+/// What a run will hold, and how its layers keep their activations.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The policy of every layer.
+    pub keep: Rc<[Keep]>,
+    /// The arena: what is asked from the device, and what the run reaches.
+    pub arena: usize,
+    /// What the device holds before the first buffer.
+    pub context: usize,
+    /// Bytes by buffer name at the peak.
+    pub at_peak: Vec<(String, usize)>,
+    /// Tokens, answers included, that are decoded together when text is generated.
+    pub group_tokens: usize,
+    /// Pinned host memory.
+    pub pinned: usize,
+    /// Modelled time of a step, relative to one that keeps the outputs of all products.
+    pub slower: f64,
+}
+
+impl Plan {
+    /// All of the device's memory that the run takes.
+    pub fn total(&self) -> usize {
+        self.arena + self.context
+    }
+}
+
+/// What one simulation found.
+struct Found {
+    memory: MemoryUse,
+    pinned: usize,
+}
+
+impl Planner<'_> {
+    /// The fastest plan within the budget, or a sentence that says what to change.
+    pub fn plan(&self, work: &Work) -> Result<Plan> {
+        let keep = match self.forced()? {
+            Some(keep) => keep,
+            None => self.choose(work)?,
+        };
+        let found = self.simulate(work, &keep)?;
+        let (group_tokens, generating) = self.group(work, found.memory.peak_bytes)?;
+        let memory = match generating {
+            Some(memory) if memory.peak_bytes > found.memory.peak_bytes => memory,
+            _ => found.memory,
+        };
+        let plan = Plan {
+            arena: memory.peak_bytes,
+            context: self.context,
+            at_peak: memory.at_peak.into_iter().collect(),
+            group_tokens,
+            pinned: found.pinned,
+            slower: 1.0 + keep.iter().map(|k| self.extra_share(*k)).sum::<f64>() / keep.len().max(1) as f64,
+            keep: keep.into(),
+        };
+        let budget = self.config.machine.budget;
+        if plan.total() > budget {
+            let layers = match self.forced()? {
+                Some(_) => format!("with --keep {}", self.config.machine.keep),
+                None => "even when every layer keeps its input alone".into(),
+            };
+            let advice = match self.forced()? {
+                Some(_) => "leave out --keep, lower --tokens, or raise --budget",
+                None => "lower --tokens, --rank or --eci-positions, or raise --budget",
+            };
+            bail_input!(
+                "the run needs {} of device memory {layers}, the budget is {}; {advice}",
+                bytes::readable(plan.total()),
+                bytes::readable(budget)
+            );
+        }
+        Ok(plan)
+    }
+
+    /// The most tokens, in steps of 8, that a micro-batch may have within the budget with this policy in every layer.
+    pub fn most_tokens(&self, worst: impl Fn(usize) -> Work, keep: Keep) -> Result<Option<usize>> {
+        let fits = |tokens: usize| -> Result<bool> {
+            let found = self.simulate(&worst(tokens), &vec![keep; self.model.n_layers])?;
+            Ok(self.within(&found))
+        };
+        // A power of two that no longer fits, then halves.
+        let (mut good, mut bad) = (0, 1);
+        while fits(bad * 8)? {
+            (good, bad) = (bad, bad * 2);
+            if bad * 8 > MOST_TOKENS {
+                return Ok(Some(MOST_TOKENS));
+            }
+        }
+        while bad - good > 1 {
+            let middle = (good + bad) / 2;
+            if fits(middle * 8)? { good = middle } else { bad = middle }
+        }
+        Ok((good > 0).then_some(good * 8))
+    }
+
+    fn forced(&self) -> Result<Option<Vec<Keep>>> {
+        match self.config.machine.keep.as_str() {
+            "auto" => Ok(None),
+            text => crate::model::parse_layers(text, self.model.n_layers).map(Some),
+        }
+    }
+
+    fn within(&self, found: &Found) -> bool {
+        found.memory.peak_bytes + self.context <= self.config.machine.budget
+            && found.pinned <= self.config.machine.host_budget
+    }
+
+    /// The policies, fastest first, each for as many of the oldest layers as the budget asks for.
+    fn choose(&self, work: &Work) -> Result<Vec<Keep>> {
+        let mut layers = vec![Keep::Outputs; self.model.n_layers];
+        if self.within(&self.simulate(work, &layers)?) {
+            return Ok(layers);
+        }
+        let mut order: Vec<Keep> = Keep::ALL.into_iter().skip(1).filter(|k| self.cuda || *k != Keep::Host).collect();
+        order.sort_by(|a, b| self.extra_seconds(*a).total_cmp(&self.extra_seconds(*b)));
+        for keep in order {
+            let smaller: Vec<usize> = (0..layers.len())
+                .filter(|&l| keep.kept_per_token(self.model) < layers[l].kept_per_token(self.model))
+                .collect();
+            let with = |n: usize| {
+                let mut layers = layers.clone();
+                smaller[..n].iter().for_each(|&l| layers[l] = keep);
+                layers
+            };
+            // Of 1 to all of them, the fewest that fit; where not even all do, all of them and on to the next policy (of
+            // pinned memory: as many as there is room for).
+            let mut no = 0;
+            let mut most = smaller.len();
+            while most > 0 && self.simulate(work, &with(most))?.pinned > self.config.machine.host_budget {
+                most -= 1;
+            }
+            if most > 0 && self.within(&self.simulate(work, &with(most))?) {
+                let mut yes = most;
+                while yes - no > 1 {
+                    let middle = (no + yes) / 2;
+                    if self.within(&self.simulate(work, &with(middle))?) { yes = middle } else { no = middle }
+                }
+                return Ok(with(yes));
+            }
+            layers = with(most);
+        }
+        Ok(layers)
+    }
+
+    /// Loads, trains a step and evaluates on paper.
+    fn simulate(&self, work: &Work, keep: &[Keep]) -> Result<Found> {
+        let device = Device::paper(self.compute, self.cuda);
+        let mut trainer = prepare::trainer(self.config, &device, Source::Sizes(self.model), self.classes)?;
+        let dropout = prepare::dropout(self.config, 0);
+        let options = RunOptions { keep: keep.into(), dropout };
+        for batch in &work.train {
+            trainer.gradients(std::slice::from_ref(batch), &options)?;
+            trainer.update(0.0, 0.0)?;
+        }
+        for batch in &work.eval {
+            trainer.losses(std::slice::from_ref(batch))?;
+        }
+        Ok(Found { memory: device.memory_use(), pinned: 0 })
+    }
+
+    /// How many tokens of prompts and answers to decode at once without a higher peak, and what that holds. Prompts are
+    /// never left out: the longest alone may raise the peak.
+    fn group(&self, work: &Work, peak: usize) -> Result<(usize, Option<MemoryUse>)> {
+        let max_new = self.config.eval.new_tokens;
+        let Some(longest) = work.prompts.iter().map(|p| p.len() + max_new).max() else { return Ok((0, None)) };
+        let mut tokens = (self.config.train.tokens * 4).max(longest);
+        loop {
+            let device = Device::paper(self.compute, self.cuda);
+            let trainer = prepare::trainer(self.config, &device, Source::Sizes(self.model), self.classes)?;
+            let prompts: Vec<&[u32]> = work.prompts.iter().map(Vec::as_slice).collect();
+            // On paper every logit is 0 and the likeliest token the first: as an end of sequence it stops each group after
+            // the pass over its prompts, the largest.
+            let greedy = Greedy { max_new, eos: vec![0], max_tokens: tokens };
+            generate(&trainer.model, &device, &prompts, &greedy, |_| ())?;
+            let memory = device.memory_use();
+            if memory.peak_bytes <= peak || tokens == longest {
+                return Ok((tokens, Some(memory)));
+            }
+            tokens = (tokens / 2).max(longest);
+        }
+    }
+
+    /// Modelled seconds that a policy adds to a step, per token and layer.
+    fn extra_seconds(&self, keep: Keep) -> f64 {
+        let (c, rates) = (self.model, Rates::of(self.cuda));
+        let f = c.intermediate as f64;
+        let layer = layer_weights(c) as f64;
+        // Gate and up, two bytes a number.
+        let gate_up = 4.0 * f;
+        let product = |weights: f64| 2.0 * weights / rates.flops;
+        match keep {
+            Keep::Outputs => 0.0,
+            // Read and written once each way, at half the size on one side.
+            Keep::Eight => 3.0 * gate_up / rates.memory,
+            // The bus carries them while the layer computes, once in the forward and once in the backward, which is
+            // twice as long; what does not fit in is waited for.
+            Keep::Host => {
+                let bus = gate_up / rates.bus;
+                (bus - product(layer)).max(0.0) + (bus - 2.0 * product(layer)).max(0.0)
+            }
+            Keep::GateUp => product(2.0 * f * c.hidden as f64),
+            // Everything but the last product.
+            Keep::Input => product(layer - f * c.hidden as f64),
+        }
+    }
+
+    /// The same as a share of what the layer takes when nothing is computed twice.
+    pub fn extra_share(&self, keep: Keep) -> f64 {
+        self.extra_seconds(keep) / (4.0 * layer_weights(self.model) as f64 / Rates::of(self.cuda).flops)
+    }
+}
+
+/// Rates for the order of policies, not for a forecast: a card with 24 GB at its sustained rates, or one CPU core.
+struct Rates {
+    flops: f64,
+    memory: f64,
+    bus: f64,
+}
+
+impl Rates {
+    fn of(cuda: bool) -> Rates {
+        if cuda {
+            Rates { flops: 120e12, memory: 850e9, bus: 20e9 }
+        } else {
+            Rates { flops: 50e9, memory: 8e9, bus: 8e9 }
+        }
+    }
+}
+
+/// Frozen weights of one decoder layer.
+pub fn layer_weights(c: &LlamaConfig) -> usize {
+    crate::checkpoint::LINEARS.iter().map(|l| linear_shape(c, l)).map(|(n, k)| n * k).sum()
+}
