@@ -48,6 +48,7 @@ pub fn tiny() -> LlamaConfig {
         bos: 1,
         eos: vec![2],
         max_positions: 128,
+        nf4: None,
     }
 }
 

@@ -24,6 +24,7 @@ mod fixtures;
 
 pub use adapter::{LoraMatrix, check_adapter, load_adapter, lora_key, parse_lora_key, save_adapter};
 pub use adapter_config::AdapterConfig;
+pub use bnb_format::StoredNf4;
 pub use bnb_weight::{HostNf4, HostScales, HostWeight};
 pub use eci::{EciConfig, load_head, save_head};
 pub use host_tensor::{HostDType, HostTensor, NamedTensor};

@@ -3,10 +3,10 @@
 //! Host memory holds one piece of a tensor (16 MiB in fp32) at a time; bytes that the device takes as they are go straight
 //! from the mapped file.
 
-use crate::Result;
 use crate::checkpoint::{HostDType, HostNf4, HostScales, HostTensor};
 use crate::device::{DType, Device, Tensor};
-use crate::ops::nf4::{BLOCK, NESTED_BLOCK, Nf4Weight, Scales};
+use crate::ops::nf4::{Nf4Weight, Scales};
+use crate::{Error, Result};
 
 /// Overwrites `t`, of bf16 or fp32, with the values of `host`, rounded to nearest even where `t` is narrower.
 pub fn write_dense(t: &Tensor, host: &HostTensor) -> Result<()> {
@@ -29,25 +29,24 @@ pub fn upload_exact(device: &Device, name: &str, host: &HostTensor) -> Result<Te
     Ok(t)
 }
 
-/// A weight in NF4 on the device, byte for byte as the file holds it; `map` is
-/// [`nested_map_on`](crate::ops::nf4::nested_map_on), shared by all.
-pub fn upload_nf4(device: &Device, host: &HostNf4, map: &Tensor) -> Result<Nf4Weight> {
-    let n_elems: usize = host.shape.iter().product();
-    let n_blocks = n_elems.div_ceil(BLOCK);
-    let bytes = |name: &str, dtype: DType, n: usize, bytes: &[u8]| -> Result<Tensor> {
-        let t = device.empty(name, dtype, &[n])?;
-        t.write_bytes(bytes)?;
-        Ok(t)
+/// Fills a weight with the bytes of the file; a weight of another size or kind is a fault of the caller.
+pub fn fill_nf4(weight: &Nf4Weight, host: &HostNf4) -> Result<()> {
+    host.check_finite()?;
+    let write = |t: &Tensor, bytes: &[u8]| match t.n_bytes() == bytes.len() {
+        true => t.write_bytes(bytes),
+        false => Err(Error::Shape(format!("{}: {} bytes for `{}` {:?}", host.name, bytes.len(), t.name(), t.shape()))),
     };
-    let packed = bytes("NF4 codes", DType::U8, n_elems.div_ceil(2), host.packed)?;
-    let scales = match host.scales {
-        HostScales::Plain(absmax) => Scales::Plain(bytes("NF4 scales", DType::F32, n_blocks, absmax)?),
-        HostScales::Double { codes, nested_absmax, offset } => Scales::Double {
-            codes: bytes("NF4 scales", DType::U8, n_blocks, codes)?,
-            nested_absmax: bytes("NF4 scales", DType::F32, n_blocks.div_ceil(NESTED_BLOCK), nested_absmax)?,
-            map: map.clone(),
-            offset: device.upload("NF4 scales", DType::F32, &[1], &[offset])?,
-        },
-    };
-    Nf4Weight::new(packed, scales, host.shape)
+    write(weight.packed(), host.packed)?;
+    match (weight.scales(), host.scales) {
+        (Scales::Plain(t), HostScales::Plain(absmax)) => write(t, absmax),
+        (
+            Scales::Double { codes, nested_absmax, offset, .. },
+            HostScales::Double { codes: codes_bytes, nested_absmax: nested_bytes, offset: value },
+        ) => {
+            write(codes, codes_bytes)?;
+            write(nested_absmax, nested_bytes)?;
+            offset.write_f32(&[value])
+        }
+        _ => Err(Error::Shape(format!("{}: scales of another kind than the weight's", host.name))),
+    }
 }

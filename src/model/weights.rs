@@ -2,9 +2,10 @@
 //!
 //! Both roads make the same buffers in the same order: what a plan counts is what loading does.
 
-use crate::checkpoint::{HostTensor, LlamaConfig, ModelFolder};
-use crate::device::{DType, Device, Tensor};
+use crate::checkpoint::{HostTensor, HostWeight, LlamaConfig, ModelFolder};
+use crate::device::{Device, Tensor};
 use crate::model::Quantise;
+use crate::model::frozen::{fill_nf4, write_dense};
 use crate::ops::linear::Weight;
 use crate::ops::nf4::{Nf4Weight, nested_map_on};
 use crate::{Result, bail_input};
@@ -57,6 +58,11 @@ pub(super) struct Weights<'a> {
 
 impl<'a> Weights<'a> {
     pub fn new(device: &'a Device, source: Source<'a>, quantise: Quantise) -> Result<Weights<'a>> {
+        if source.config().nf4.is_some() && quantise == Quantise::None {
+            bail_input!(
+                "--quant none: the model's weights are stored in NF4; leave it out, or give the folder with the dense weights"
+            );
+        }
         Ok(Weights { device, source, quantise, nested_map: nested_map_on(device)? })
     }
 
@@ -71,13 +77,27 @@ impl<'a> Weights<'a> {
         let host = self.source.host(name, &[c.vocab, c.hidden])?;
         let table = self.device.zeros(buffer, self.device.act(), &[c.vocab.div_ceil(8) * 8, c.hidden])?;
         if let Some(host) = host {
-            write_storage(&table.rows(0, c.vocab), &host)?;
+            write_dense(&table.rows(0, c.vocab), &host)?;
         }
         Ok(table)
     }
 
-    /// A linear's weight [out, in], stored as asked for.
+    /// A linear's weight [out, in]: as a folder in NF4 holds it, otherwise stored as asked for.
     pub fn linear(&self, name: &str, shape: [usize; 2]) -> Result<Weight> {
+        let config = self.source.config();
+        if let Some(stored) = config.nf4_of(name) {
+            let weight = Nf4Weight::empty(self.device, shape, stored.double.then_some(&self.nested_map))?;
+            if let Source::Folder(folder) = self.source
+                && let HostWeight::Nf4(host) = folder.linear(name, shape)?
+            {
+                fill_nf4(&weight, &host)?;
+            }
+            return Ok(Weight::Nf4(weight));
+        }
+        if config.nf4.is_some() {
+            // One of the few that whoever quantised the model left out.
+            return Ok(Weight::Dense(self.dense("frozen weights", name, &shape)?));
+        }
         let buffer = if self.quantise == Quantise::None { "frozen weights" } else { "a weight before it is quantised" };
         let dense = self.dense(buffer, name, &shape)?;
         Ok(match self.quantise {
@@ -92,16 +112,9 @@ impl<'a> Weights<'a> {
         let host = self.source.host(name, shape)?;
         let t = self.device.empty(buffer, self.device.act(), shape)?;
         if let Some(host) = host {
-            write_storage(&t, &host)?;
+            write_dense(&t, &host)?;
         }
         Ok(t)
-    }
-}
-
-fn write_storage(t: &Tensor, host: &HostTensor) -> Result<()> {
-    match t.dtype() {
-        DType::Bf16 => t.write_bytes(bytemuck::cast_slice(&host.to_bf16_bits())),
-        _ => t.write_f32(&host.to_f32()),
     }
 }
 
