@@ -24,6 +24,24 @@ pub(super) const FP4_STATE: &str = "quant_state.bitsandbytes__fp4";
 
 const ONLY: &str = "of quantised folders only bitsandbytes' 4-bit nf4 is read, so give that or the folder with F32, F16 or BF16 weights";
 
+/// How a folder holds the weights of its linear layers in NF4.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredNf4 {
+    /// The scales are in 8 bits.
+    pub double: bool,
+    /// Modules whose weights stayed dense, as `llm_int8_skip_modules` names them.
+    dense: Vec<String>,
+}
+
+impl StoredNf4 {
+    /// Whether this linear's weight (`model.layers.0.self_attn.q_proj.weight`) is in NF4. A module's name may be whole, be that
+    /// of one around it, or leave out what is before it.
+    pub fn holds(&self, weight: &str) -> bool {
+        let path = format!(".{}.", weight.trim_end_matches(".weight"));
+        !self.dense.iter().any(|module| path.contains(&format!(".{module}.")))
+    }
+}
+
 /// The fields of `quantization_config` that decide what the bytes mean.
 #[derive(Deserialize)]
 struct Fields {
@@ -31,10 +49,12 @@ struct Fields {
     load_in_4bit: Option<bool>,
     load_in_8bit: Option<bool>,
     bnb_4bit_quant_type: Option<String>,
+    bnb_4bit_use_double_quant: Option<bool>,
+    llm_int8_skip_modules: Option<Vec<String>>,
 }
 
-/// Refuses a `quantization_config` of anything but bitsandbytes' nf4.
-pub(super) fn check_quantization(config: &Value) -> Result<()> {
+/// Reads a `quantization_config`; refused is that of anything but bitsandbytes' nf4.
+pub(super) fn stored_nf4(config: &Value) -> Result<StoredNf4> {
     let fields: Fields = match serde_json::from_value(config.clone()) {
         Ok(fields) => fields,
         Err(e) => bail_input!("quantization_config is not understood ({e}); {ONLY}"),
@@ -54,14 +74,12 @@ pub(super) fn check_quantization(config: &Value) -> Result<()> {
     }
     // bitsandbytes' own default is fp4.
     match fields.bnb_4bit_quant_type.as_deref().unwrap_or("fp4") {
-        "nf4" => Ok(()),
+        "nf4" => Ok(StoredNf4 {
+            double: fields.bnb_4bit_use_double_quant == Some(true),
+            dense: fields.llm_int8_skip_modules.unwrap_or_default(),
+        }),
         other => bail_input!("quantization_config.bnb_4bit_quant_type is {other}; {ONLY}"),
     }
-}
-
-/// Whether a `quantization_config` says that the scales are quantised too; bitsandbytes' own default is that they are not.
-pub(super) fn double_quant(config: &Value) -> bool {
-    config["bnb_4bit_use_double_quant"].as_bool().unwrap_or(false)
 }
 
 /// The `quantization_config` of a folder that this engine wrote, as transformers writes it.
@@ -225,10 +243,30 @@ mod tests {
     }
 
     #[test]
+    fn modules_that_stayed_dense_are_known_by_any_of_their_names() {
+        let q = "model.layers.1.self_attn.q_proj.weight";
+        for (module, dense) in [
+            ("lm_head", false),
+            ("model.layers.1.self_attn.q_proj", true),
+            ("model.layers.1.self_attn", true),
+            ("q_proj", true),
+            ("model.layers.1", true),
+            ("model.layers.11", false),
+            ("layers.1.self_attn.q", false),
+            ("proj", false),
+        ] {
+            let mut config = quantization_config(true);
+            config["llm_int8_skip_modules"] = json!(["lm_head", module]);
+            assert_eq!(!stored_nf4(&config).unwrap().holds(q), dense, "{module}");
+        }
+        assert!(stored_nf4(&quantization_config(true)).unwrap().holds(q));
+    }
+
+    #[test]
     fn only_nf4_of_bitsandbytes_is_accepted() {
-        check_quantization(&quantization_config(true)).unwrap();
-        check_quantization(&quantization_config(false)).unwrap();
-        check_quantization(&json!({"load_in_4bit": true, "bnb_4bit_quant_type": "nf4"})).unwrap();
+        assert!(stored_nf4(&quantization_config(true)).unwrap().double);
+        assert!(!stored_nf4(&quantization_config(false)).unwrap().double);
+        assert!(!stored_nf4(&json!({"load_in_4bit": true, "bnb_4bit_quant_type": "nf4"})).unwrap().double);
         for (config, says) in [
             (json!({"quant_method": "gptq", "bits": 4}), "of the method gptq"),
             (json!({"quant_method": "awq"}), "of the method awq"),
@@ -243,7 +281,7 @@ mod tests {
             (json!({"quant_method": 4}), "is not understood"),
             (json!([]), "is not understood"),
         ] {
-            let text = sentence(check_quantization(&config));
+            let text = sentence(stored_nf4(&config));
             assert!(text.contains(says) && text.contains("only bitsandbytes' 4-bit nf4 is read"), "{text}");
         }
     }

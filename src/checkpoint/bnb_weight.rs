@@ -1,6 +1,7 @@
 //! Weights in bitsandbytes' 4-bit layout ([`bnb_format`](super::bnb_format)): lent from a mapped folder, and written.
 //!
-//! A linear of such a folder may also be dense (`llm_int8_skip_modules`); which it is, the tensors say themselves.
+//! config.json says which linears are in NF4 and how; tensors that say otherwise are refused, since the memory plan was made from
+//! config.json alone.
 
 use safetensors::tensor::Dtype;
 
@@ -37,7 +38,7 @@ pub struct HostNf4<'a> {
 }
 
 /// The scales of a weight in NF4. Floats are little-endian, at any alignment.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub enum HostScales<'a> {
     /// F32 [n / 64].
     Plain(&'a [u8]),
@@ -121,28 +122,37 @@ impl HostNf4<'_> {
 }
 
 impl ModelFolder {
-    /// Whether any weight of the folder is in NF4.
-    pub fn is_quantised(&self) -> bool {
-        self.names().any(|name| name.ends_with(STATE))
-    }
-
-    /// The weight `name` of a linear layer [out, in], dense or in NF4; refused unless all of it is there, of its size, and
-    /// of the kind that the kernels decode. Its scales are not looked at: [`HostWeight::check_finite`].
+    /// The weight `name` of a linear layer [out, in], dense or in NF4 as config.json says; refused unless all of it is there, of
+    /// its size, and of the kind that the kernels decode. Its values are not looked at: [`HostWeight::check_finite`].
     pub fn linear(&self, name: &str, shape: [usize; 2]) -> Result<HostWeight<'_>> {
-        if self.contains(&format!("{name}.{STATE}")) {
-            let weight = self.nf4(name, shape);
-            return weight.map(HostWeight::Nf4).map_err(|e| self.at(name, e));
+        let has = |part: &str| self.contains(&format!("{name}.{part}"));
+        let refuse = |why: String| Err(self.at(name, Error::Input(why)));
+        match (self.config().nf4_of(name), has(STATE)) {
+            (Some(stored), true) => {
+                let weight = self.nf4(name, shape).map_err(|e| self.at(name, e))?;
+                match (&weight.scales, stored.double) {
+                    (HostScales::Plain(_), false) | (HostScales::Double { .. }, true) => Ok(HostWeight::Nf4(weight)),
+                    (_, said) => refuse(format!(
+                        "its scales are in {} bits, but config.json says bnb_4bit_use_double_quant {said}; the two are not of one model",
+                        if said { 32 } else { 8 }
+                    )),
+                }
+            }
+            (None, true) => refuse(
+                "it is in NF4, but the quantization_config of config.json does not say so; the two are not of one model".into(),
+            ),
+            (Some(_), false) if has(FP4_STATE) => {
+                refuse("it is in fp4; of 4-bit weights only nf4 is read, so quantise it again".into())
+            }
+            (Some(_), false) if has("absmax") || has("quant_map") => {
+                refuse(format!("it is quantised, but the tensor {name}.{STATE} is missing; the folder is incomplete"))
+            }
+            (Some(_), false) if self.contains(name) => refuse(
+                "it is not quantised, but config.json says so and does not name it in llm_int8_skip_modules; the two are not of one model"
+                    .into(),
+            ),
+            (_, false) => self.tensor(name, &shape).map(HostWeight::Dense),
         }
-        if self.contains(&format!("{name}.{FP4_STATE}")) {
-            let fp4 = "it is in fp4; of 4-bit weights only nf4 is read, so quantise it again".to_string();
-            return Err(self.at(name, Error::Input(fp4)));
-        }
-        if ["absmax", "quant_map"].iter().any(|part| self.contains(&format!("{name}.{part}"))) {
-            let missing =
-                format!("it is quantised, but the tensor {name}.{STATE} is missing; the folder is incomplete");
-            return Err(self.at(name, Error::Input(missing)));
-        }
-        self.tensor(name, &shape).map(HostWeight::Dense)
     }
 
     fn nf4(&self, name: &str, shape: [usize; 2]) -> Result<HostNf4<'_>> {
@@ -289,7 +299,6 @@ mod tests {
         for kind in ["double", "plain"] {
             let folder = ModelFolder::open(&golden(kind)).unwrap();
             folder.check().unwrap();
-            assert!(folder.is_quantised());
             let tensors = tensors_of(kind);
             let bytes = |part: &str| &tensors[&format!("{UP}{part}")].2[..];
             let HostWeight::Nf4(up) = folder.linear(UP, [272, 64]).unwrap() else { panic!("a weight in NF4") };
@@ -305,7 +314,6 @@ mod tests {
                 }
             }
         }
-        assert!(!ModelFolder::open(&golden("dense")).unwrap().is_quantised());
     }
 
     #[test]
@@ -330,16 +338,40 @@ mod tests {
     }
 
     #[test]
-    fn a_linear_may_stay_dense() {
+    fn a_linear_may_stay_dense_where_the_configuration_names_it() {
         let dense = tensors_of("dense");
-        let dir = edited("double", |tensors| {
+        let keep_dense = |tensors: &mut Tensors| {
             tensors.retain(|name, _| !name.starts_with(Q));
             tensors.insert(Q.into(), dense[Q].clone());
-        });
+        };
+        assert!(refused("double", keep_dense).contains("does not name it in llm_int8_skip_modules"));
+        let dir = edited("double", keep_dense);
+        let path = dir.path().join("config.json");
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(
+            &path,
+            text.replace("\"llm_int8_skip_modules\": null", "\"llm_int8_skip_modules\": [\"q_proj\"]"),
+        )
+        .unwrap();
         let folder = ModelFolder::open(dir.path()).unwrap();
         folder.check().unwrap();
         assert!(matches!(folder.linear(Q, [64, 64]).unwrap(), HostWeight::Dense(t) if t.bytes == dense[Q].2));
         assert!(matches!(folder.linear(UP, [272, 64]).unwrap(), HostWeight::Nf4(_)));
+    }
+
+    #[test]
+    fn weights_and_configuration_of_two_models_are_refused() {
+        for (weights, config, says) in [
+            ("double", "dense", "it is in NF4, but the quantization_config of config.json does not say so"),
+            ("double", "plain", "its scales are in 8 bits, but config.json says bnb_4bit_use_double_quant false"),
+            ("plain", "double", "its scales are in 32 bits, but config.json says bnb_4bit_use_double_quant true"),
+            ("dense", "double", "it is not quantised, but config.json says so"),
+        ] {
+            let dir = edited(weights, |_| {});
+            std::fs::copy(golden(config).join("config.json"), dir.path().join("config.json")).unwrap();
+            let text = sentence(ModelFolder::open(dir.path()).and_then(|folder| folder.check()));
+            assert!(text.contains(says) && text.contains("tensor model.layers.0."), "{text}");
+        }
     }
 
     #[test]

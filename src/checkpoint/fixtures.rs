@@ -48,7 +48,7 @@ pub fn tiny() -> LlamaConfig {
         bos: 1,
         eos: vec![2],
         max_positions: 128,
-        stored: None,
+        nf4: None,
     }
 }
 

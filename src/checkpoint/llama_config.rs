@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::bnb_format::{check_quantization, double_quant};
+use super::bnb_format::{StoredNf4, stored_nf4};
 use crate::{Error, Result, bail_input};
 
 /// The sizes and constants of a Llama model.
@@ -41,15 +41,8 @@ pub struct LlamaConfig {
     pub eos: Vec<u32>,
     /// Positions the base was trained for.
     pub max_positions: usize,
-    /// How the linear layers lie in the files, where they are in NF4 already.
-    pub stored: Option<StoredNf4>,
-}
-
-/// NF4 as a folder holds it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StoredNf4 {
-    /// With 8-bit scales (double quantisation).
-    pub double: bool,
+    /// The weights of the linear layers are stored in NF4, and how; none: in F32, F16 or BF16.
+    pub nf4: Option<StoredNf4>,
 }
 
 /// The seven linear layers of a decoder layer, in the order of the forward pass.
@@ -158,7 +151,7 @@ impl LlamaConfig {
                 Some(OneOrMany::Many(ids)) => ids,
             },
             max_positions: needed("max_position_embeddings", f.max_position_embeddings)?,
-            stored: f.quantization_config.as_ref().map(|c| StoredNf4 { double: double_quant(c) }),
+            nf4: f.quantization_config.as_ref().map(stored_nf4).transpose()?,
         })
     }
 
@@ -168,6 +161,11 @@ impl LlamaConfig {
             (self.hidden, self.intermediate, self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim);
         let shapes = [[q, c], [kv, c], [kv, c], [c, q], [f, c], [f, c], [c, f]];
         std::array::from_fn(|i| (LINEARS[i], shapes[i]))
+    }
+
+    /// How this linear's weight (`model.layers.0.self_attn.q_proj.weight`) is stored in NF4; none: it is dense.
+    pub fn nf4_of(&self, weight: &str) -> Option<&StoredNf4> {
+        self.nf4.as_ref().filter(|nf4| nf4.holds(weight))
     }
 
     /// Whether the kernels take these sizes; the sentence names the field, its value and the reason.
@@ -259,7 +257,7 @@ fn refuse_other_models(f: &Fields) -> Result<()> {
     if let Some(act) = f.hidden_act.as_deref().filter(|&act| act != "silu") {
         bail_input!("hidden_act is {act}; the MLP kernel computes silu only");
     }
-    f.quantization_config.as_ref().map_or(Ok(()), check_quantization)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -359,7 +357,9 @@ mod tests {
         assert!(refused(|json| json["mlp_bias"] = json!(true)).contains("mlp_bias is true"));
         assert!(refused(|json| json["hidden_act"] = json!("gelu")).contains("hidden_act is gelu"));
         assert!(refused(|json| json["quantization_config"] = json!({"quant_method": "gptq"})).contains("method gptq"));
-        load_edited(|json| json["quantization_config"] = quantization_config(true)).unwrap();
+        let stored = load_edited(|json| json["quantization_config"] = quantization_config(true)).unwrap();
+        assert!(stored.nf4_of("model.layers.0.mlp.up_proj.weight").is_some_and(|nf4| nf4.double));
+        assert_eq!(LlamaConfig { nf4: None, ..stored }, tiny());
     }
 
     #[test]

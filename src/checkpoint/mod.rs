@@ -24,10 +24,11 @@ mod fixtures;
 
 pub use adapter::{LoraMatrix, check_adapter, load_adapter, lora_key, parse_lora_key, save_adapter};
 pub use adapter_config::AdapterConfig;
+pub use bnb_format::StoredNf4;
 pub use bnb_weight::{HostNf4, HostScales, HostWeight};
 pub use eci::{EciConfig, load_head, save_head};
 pub use host_tensor::{HostDType, HostTensor, NamedTensor};
-pub use llama_config::{LINEARS, LlamaConfig, StoredNf4};
+pub use llama_config::{LINEARS, LlamaConfig};
 pub use model_folder::{Expected, ModelFolder, expected_tensors};
 pub use run_state::{RunState, StateTensors, load_run_state, save_run_state};
 pub use safe_write::{Saved, check_room, claim_output, last_good, new_folder, save_files, save_folder};

@@ -98,11 +98,6 @@ impl ModelFolder {
         &self.dir
     }
 
-    /// The names of all tensors, in no order.
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.place.keys().map(String::as_str)
-    }
-
     /// A tensor of any type.
     pub(super) fn raw(&self, name: &str) -> Option<RawTensor<'_>> {
         self.files[*self.place.get(name)?].raw(name)

@@ -65,7 +65,7 @@ impl Summary {
 /// An error from `progress`, which is asked before every tensor, stops it.
 pub fn quantize(device: &Device, job: &Quantize, progress: impl FnMut(Progress) -> Result<()>) -> Result<Summary> {
     let folder = ModelFolder::open(&job.model)?;
-    if folder.is_quantised() {
+    if folder.config().nf4.is_some() {
         bail_input!(
             "{}: this model is already quantised; give the folder with F32, F16 or BF16 weights",
             job.model.display()

@@ -3,10 +3,10 @@
 //! Host memory holds one piece of a tensor (16 MiB in fp32) at a time; bytes that the device takes as they are go straight
 //! from the mapped file.
 
-use crate::Result;
 use crate::checkpoint::{HostDType, HostNf4, HostScales, HostTensor};
 use crate::device::{DType, Device, Tensor};
 use crate::ops::nf4::{Nf4Weight, Scales};
+use crate::{Error, Result};
 
 /// Overwrites `t`, of bf16 or fp32, with the values of `host`, rounded to nearest even where `t` is narrower.
 pub fn write_dense(t: &Tensor, host: &HostTensor) -> Result<()> {
@@ -34,23 +34,24 @@ pub fn exact_dtype(device: &Device, host: &HostTensor) -> DType {
     if as_stored { DType::Bf16 } else { DType::F32 }
 }
 
-/// A weight in NF4 on the device, byte for byte as the file holds it; `map` is
-/// [`nested_map_on`](crate::ops::nf4::nested_map_on), shared by all.
-pub fn upload_nf4(device: &Device, host: &HostNf4, map: &Tensor) -> Result<Nf4Weight> {
-    let double = matches!(host.scales, HostScales::Double { .. });
-    let weight = Nf4Weight::empty(device, host.shape, double.then_some(map))?;
-    weight.packed().write_bytes(host.packed)?;
-    match (weight.scales(), &host.scales) {
-        (Scales::Plain(to), HostScales::Plain(absmax)) => to.write_bytes(absmax)?,
+/// Fills a weight with the bytes of the file; a weight of another size or kind is a fault of the caller.
+pub fn fill_nf4(weight: &Nf4Weight, host: &HostNf4) -> Result<()> {
+    host.check_finite()?;
+    let write = |t: &Tensor, bytes: &[u8]| match t.n_bytes() == bytes.len() {
+        true => t.write_bytes(bytes),
+        false => Err(Error::Shape(format!("{}: {} bytes for `{}` {:?}", host.name, bytes.len(), t.name(), t.shape()))),
+    };
+    write(weight.packed(), host.packed)?;
+    match (weight.scales(), host.scales) {
+        (Scales::Plain(t), HostScales::Plain(absmax)) => write(t, absmax),
         (
-            Scales::Double { codes: to_codes, nested_absmax: to_nested, offset: to_offset, .. },
-            HostScales::Double { codes, nested_absmax, offset },
+            Scales::Double { codes, nested_absmax, offset, .. },
+            HostScales::Double { codes: codes_bytes, nested_absmax: nested_bytes, offset: value },
         ) => {
-            to_codes.write_bytes(codes)?;
-            to_nested.write_bytes(nested_absmax)?;
-            to_offset.write_f32(&[*offset])?;
+            write(codes, codes_bytes)?;
+            write(nested_absmax, nested_bytes)?;
+            offset.write_f32(&[value])
         }
-        _ => unreachable!("the weight was made for scales of this kind"),
+        _ => Err(Error::Shape(format!("{}: scales of another kind than the weight's", host.name))),
     }
-    Ok(weight)
 }

@@ -108,7 +108,7 @@ pub fn load<T>(
 
 /// The decoder of a base in NF4. A request is one weight in the forward; in the backward those that share an input.
 fn decoder(device: &Device, config: &LlamaConfig, quantise: Quantise) -> Result<Option<SharedDecoder>> {
-    if quantise == Quantise::None && config.stored.is_none() {
+    if quantise == Quantise::None && config.nf4.is_none() {
         return Ok(None);
     }
     let [q, k, v, o, gate, up, down] = config.linears().map(|(_, shape)| shape);

@@ -70,22 +70,6 @@ impl Nf4Weight {
         Ok(Nf4Weight { packed, scales, shape: [n, k] })
     }
 
-    /// A weight whose bytes are still to be written; with a map its scales are of 8 bits.
-    pub fn empty(device: &Device, [n, k]: [usize; 2], nested_map: Option<&Tensor>) -> Result<Nf4Weight> {
-        let n_blocks = (n * k).div_ceil(BLOCK);
-        let packed = device.empty(CODES, DType::U8, &[(n * k).div_ceil(2)])?;
-        let scales = match nested_map {
-            None => Scales::Plain(device.empty(SCALES, DType::F32, &[n_blocks])?),
-            Some(map) => Scales::Double {
-                codes: device.empty(SCALES, DType::U8, &[n_blocks])?,
-                nested_absmax: device.empty(SCALES, DType::F32, &[n_blocks.div_ceil(NESTED_BLOCK)])?,
-                map: map.clone(),
-                offset: device.empty(SCALES, DType::F32, &[1])?,
-            },
-        };
-        Nf4Weight::new(packed, scales, [n, k])
-    }
-
     /// Quantises a dense weight [N,K] (storage type or fp32) by bitsandbytes' rules; with a map the scales as well.
     pub fn quantize(w: &Tensor, nested_map: Option<&Tensor>) -> Result<Nf4Weight> {
         let device = w.device();
@@ -122,6 +106,22 @@ impl Nf4Weight {
         args.nested_map = map.ptr();
         ffi::launch(device, &ffi::NF4_QUANTIZE, &args, &[w, &packed, &codes])?;
         Nf4Weight::new(packed, Scales::Double { codes, nested_absmax, map: map.clone(), offset }, [n, k])
+    }
+
+    /// A weight whose bytes are yet to be written; with a map its scales are in 8 bits.
+    pub fn empty(device: &Device, [n, k]: [usize; 2], nested_map: Option<&Tensor>) -> Result<Nf4Weight> {
+        let n_blocks = (n * k).div_ceil(BLOCK);
+        let packed = device.empty(CODES, DType::U8, &[(n * k).div_ceil(2)])?;
+        let scales = match nested_map {
+            None => Scales::Plain(device.empty(SCALES, DType::F32, &[n_blocks])?),
+            Some(map) => Scales::Double {
+                codes: device.empty(SCALES, DType::U8, &[n_blocks])?,
+                nested_absmax: device.empty(SCALES, DType::F32, &[n_blocks.div_ceil(NESTED_BLOCK)])?,
+                map: map.clone(),
+                offset: device.empty(SCALES, DType::F32, &[1])?,
+            },
+        };
+        Nf4Weight::new(packed, scales, [n, k])
     }
 
     /// [N,K]: output and input features.

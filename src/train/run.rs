@@ -39,7 +39,15 @@ pub fn finetune(start: &Start) -> Result<()> {
         let cuda = config.machine.device != "cpu" && compute == Compute::Bf16;
         let classes = planned_classes(config);
         let context = if cuda { CONTEXT } else { 0 };
-        return show_plan(&Planner { config, model: &model_config, classes: &classes, compute, cuda, context });
+        return show_plan(&Planner {
+            config,
+            model: &model_config,
+            source: Source::Sizes(&model_config),
+            classes: &classes,
+            compute,
+            cuda,
+            context,
+        });
     }
     if start.resume && dir.join(REPORT_FILE).exists() {
         bail_input!(
@@ -53,6 +61,7 @@ pub fn finetune(start: &Start) -> Result<()> {
     let planner = Planner {
         config,
         model: &model_config,
+        source: Source::Folder(&folder),
         classes: &data.classes,
         compute,
         cuda: device.is_cuda(),

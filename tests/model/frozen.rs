@@ -3,7 +3,7 @@
 use crate::common::for_each_device;
 use llamacare::checkpoint::{Expected, HostNf4, HostWeight, ModelFolder, expected_tensors};
 use llamacare::device::{DType, Device};
-use llamacare::model::frozen::{upload_exact, upload_nf4, write_dense};
+use llamacare::model::frozen::{fill_nf4, upload_exact, write_dense};
 use llamacare::ops::nf4::{Nf4Weight, Orientation, Scales, nested_map_on};
 use std::path::Path;
 
@@ -44,7 +44,9 @@ fn a_folder_of_bitsandbytes_is_what_quantising_its_source_gives() {
                 let source =
                     upload_exact(device, "source", &dense.tensor(&name, &shape).expect("a weight")).expect("memory");
                 let ours = Nf4Weight::quantize(&source, (kind == "double").then_some(&map)).expect("a weight");
-                let theirs = upload_nf4(device, &nf4(&theirs, &name, shape), &map).expect("a weight");
+                let host = nf4(&theirs, &name, shape);
+                let theirs = Nf4Weight::empty(device, shape, (kind == "double").then_some(&map)).expect("memory");
+                fill_nf4(&theirs, &host).expect("a copy");
                 assert!(bytes_of(&ours) == bytes_of(&theirs), "{kind} {name} on {}", device.name());
                 let decoded = |w: &Nf4Weight| w.dequantize("decoded").and_then(|t| t.read_bytes()).expect("values");
                 assert!(decoded(&ours) == decoded(&theirs), "{kind} {name}");
