@@ -125,6 +125,13 @@ fn a_slot_in_use_is_never_written() {
         assert_eq!(ask(&mut decoder, 0).unwrap()[0].read_bytes().unwrap(), before[0]);
         drop(held);
         ask(&mut decoder, 2).unwrap();
+        // Not by decoding ahead either: what follows is known now, and the slot it would go to is held.
+        decoder.rest();
+        (0..3).for_each(|i| drop(ask(&mut decoder, i).unwrap()));
+        decoder.rest();
+        let held = ask(&mut decoder, 0).unwrap();
+        ask(&mut decoder, 1).unwrap();
+        assert!(held[0].read_bytes().unwrap() == before[0], "on {}", device.name());
     });
 }
 
