@@ -165,7 +165,9 @@ mod tests {
     #[test]
     fn other_files_are_refused() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(sentence(load_run_state(dir.path()).map(|(state, _)| state)).contains("no run can be continued from here"));
+        assert!(
+            sentence(load_run_state(dir.path()).map(|(state, _)| state)).contains("no run can be continued from here")
+        );
         write_raw(&dir.path().join(FILE), &Default::default());
         assert!(sentence(load_run_state(dir.path()).map(|(state, _)| state)).contains("holds no state of a run"));
     }

@@ -228,14 +228,14 @@ mod tests {
     use std::process::{Command, Output};
 
     use super::*;
-    use crate::checkpoint::fixtures::{named, sentence};
+    use crate::checkpoint::fixtures::sentence;
     use crate::checkpoint::{RunState, TensorSpec, load_run_state, save_run_state};
     use safetensors::tensor::Dtype;
 
     const CHILD_DIR: &str = "LLAMACARE_TEST_CHILD_DIR";
     const CHILD_ACT: &str = "LLAMACARE_TEST_CHILD_ACT";
 
-    /// 400 kB of state, to tell apart by its step.
+    /// A state to tell apart by its step.
     fn state(step: u64) -> RunState {
         RunState { step, ..RunState::default() }
     }

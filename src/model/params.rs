@@ -120,7 +120,8 @@ impl ParamsBuilder {
             let flat = flats.iter().find(|f| f.group == spec.group).expect("a group with this parameter");
             let part = |whole: &Tensor, at: usize| whole.rows(at, at + spec.n_elems()).view(&spec.shape);
             let value = part(flat.copy.as_ref().unwrap_or(&flat.masters), spec.offset);
-            let section = flat.sections.iter().find(|s| s.range.contains(&spec.offset)).expect("sections cover the group");
+            let section =
+                flat.sections.iter().find(|s| s.range.contains(&spec.offset)).expect("sections cover the group");
             let grad = match &section.weights.grad {
                 Gradient::Stored(whole) => Gradient::Stored(part(whole, spec.offset - section.range.start)),
                 factors => factors.clone(),

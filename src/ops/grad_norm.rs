@@ -63,12 +63,8 @@ pub fn grad_norm(parts: &[&Gradient], max_norm: f32) -> Result<GradNorm> {
             grad.expect("grad_norm grad", DType::F32, grad.shape())?;
         }
         let (sums, bads) = (sums.rows(first, first + n), bads.rows(first, first + n));
-        let args = lc_grad_norm_part_args {
-            grad: part.args(),
-            sums: sums.ptr(),
-            bads: bads.ptr(),
-            n: part.n_elems() as i64,
-        };
+        let args =
+            lc_grad_norm_part_args { grad: part.args(), sums: sums.ptr(), bads: bads.ptr(), n: part.n_elems() as i64 };
         ffi::launch(device, &ffi::GRAD_NORM_PART, &args, &[&sums, &bads])?;
     }
     let args = lc_grad_norm_total_args {

@@ -1,8 +1,6 @@
 //! What a run leaves behind: the adapter, the head, the template, and the state to go on from.
 
-use crate::checkpoint::{
-    AdapterConfig, RunState, TensorSpec, load_run_state, save_adapter, save_head, save_run_state,
-};
+use crate::checkpoint::{AdapterConfig, RunState, TensorSpec, load_run_state, save_adapter, save_head, save_run_state};
 use crate::cli::RunConfig;
 use crate::device::{DType, Tensor};
 use crate::model::{HostMasters, adapter_tensors, head_tensors};

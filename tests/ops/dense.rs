@@ -83,7 +83,12 @@ fn factors(device: &Device, rows: usize) -> Gradient {
 }
 
 /// Sends the nine rows through a layer with this gradient, in micro-batches of these sizes; `dy[at]` is replaced by `bad`.
-fn backward(device: &Device, grad: Gradient, cuts: &[usize], bad: Option<(usize, f32)>) -> llamacare::Result<[Param; 2]> {
+fn backward(
+    device: &Device,
+    grad: Gradient,
+    cuts: &[usize],
+    bad: Option<(usize, f32)>,
+) -> llamacare::Result<[Param; 2]> {
     let [n_out, n_in] = SHAPE;
     let value = device.upload("W", DType::F32, &SHAPE, &wave(n_out * n_in, 0.7)).unwrap();
     let weight = Param::with("W", value, grad);

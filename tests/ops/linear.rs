@@ -89,8 +89,10 @@ fn linear_with_lora_matches_torch() {
                 for (i, (layer, y)) in layers.iter().zip(&ys).enumerate() {
                     golden.check(device, &case, &format!("y{i}"), y.value(), 2.0);
                     let Lora { a, b, rank, .. } = layer.lora.as_ref().unwrap();
-                    let (da, db) =
-                        (unpadded(device, a.grad.stored().unwrap(), *rank, layer.n_in), unpadded(device, b.grad.stored().unwrap(), layer.n_out, *rank));
+                    let (da, db) = (
+                        unpadded(device, a.grad.stored().unwrap(), *rank, layer.n_in),
+                        unpadded(device, b.grad.stored().unwrap(), layer.n_out, *rank),
+                    );
                     golden.check(device, &case, &format!("da{i}"), &da, 3.0);
                     golden.check(device, &case, &format!("db{i}"), &db, 3.0);
                 }
@@ -172,7 +174,11 @@ fn dropout_acts_on_what_lora_reads_with_a_mask_for_each_layer() {
             assert_near(ys[i].value(), &y, &format!("y{i}"));
             let v = product(t, r, n, |i, k| dy[i * n + k], |k, j| s * bv[k * r + j]);
             assert_near(a.grad.stored().unwrap(), &product(r, c, t, |i, k| v[k * r + i], xd), &format!("da{i}"));
-            assert_near(b.grad.stored().unwrap(), &product(n, r, t, |i, k| dy[k * n + i], |k, j| u[k * r + j]), &format!("db{i}"));
+            assert_near(
+                b.grad.stored().unwrap(),
+                &product(n, r, t, |i, k| dy[k * n + i], |k, j| u[k * r + j]),
+                &format!("db{i}"),
+            );
             let through_w = product(t, c, n, |i, k| dy[i * n + k], |k, j| w[k * c + j]);
             let through_lora = product(t, c, r, |i, k| v[i * r + k], |k, j| av[k * c + j]);
             for e in 0..t * c {
