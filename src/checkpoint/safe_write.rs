@@ -235,7 +235,7 @@ mod tests {
     const CHILD_DIR: &str = "LLAMACARE_TEST_CHILD_DIR";
     const CHILD_ACT: &str = "LLAMACARE_TEST_CHILD_ACT";
 
-    /// 400 kB of state, to tell apart by its step.
+    /// A state to tell apart by its step.
     fn state(step: u64) -> RunState {
         RunState { step, ..RunState::default() }
     }

@@ -1,6 +1,6 @@
 //! What must not change the answer: recomputation, packing, accumulation, the number of threads.
 
-use super::{batch, rows, trainer};
+use super::{all_gradients, batch, rows, trainer};
 use crate::common::{Golden, for_each_device};
 use llamacare::data::Tokenized;
 use llamacare::device::{Compute, DType, Device};
@@ -9,7 +9,6 @@ use llamacare::generate::{Greedy, generate, logits};
 use llamacare::model::{Keep, Quantise, RunOptions};
 use llamacare::ops::dropout::Dropout;
 use llamacare::tape::Tape;
-use llamacare::train::Trainer;
 use std::rc::Rc;
 
 const EVERYTHING: &[&[usize]] = &[&[0, 1, 2, 3]];
@@ -22,10 +21,6 @@ fn gradients(device: &Device, rows: &[Tokenized], micro: &[&[usize]], options: &
     let gradients = all_gradients(&trainer);
     assert!(gradients.iter().any(|g| *g != 0.0));
     gradients
-}
-
-pub(super) fn all_gradients(trainer: &Trainer) -> Vec<f32> {
-    trainer.params.gradients().iter().flat_map(|part| part.read_f32().unwrap()).collect()
 }
 
 fn relative(a: &[f32], b: &[f32]) -> f64 {

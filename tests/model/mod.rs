@@ -61,6 +61,11 @@ fn trainer_with(
     Trainer::new(model, params, head, weights, AdamW::default())
 }
 
+/// All gradients of a step, one after another.
+fn all_gradients(trainer: &Trainer) -> Vec<f32> {
+    trainer.params.gradients().iter().flat_map(|part| part.read_f32().unwrap()).collect()
+}
+
 /// The golden file's sequences as tokenised rows; labels in turn.
 fn rows(golden: &Golden) -> Vec<Tokenized> {
     let (ids, cu) = (golden.ints("packed", "ids"), golden.ints("packed", "cu_seqlens"));

@@ -1,7 +1,6 @@
 //! Neighbours in a micro-batch do not see one another: what [`pack`] lays together gives the gradients of each row alone.
 
-use super::invariants::all_gradients;
-use super::{batch, trainer};
+use super::{all_gradients, batch, trainer};
 use crate::common::for_each_device;
 use llamacare::data::{MicroBatch, Room, SplitMix64, Tokenized, pack};
 use llamacare::device::Device;
