@@ -153,6 +153,7 @@ fn write_launchers(out: &Path, cuda: bool) {
         let absolute = binding.canonicalize().expect("an existing file");
         text += &format!("include!({:?});\n", absolute.display().to_string());
         let source = fs::read_to_string(&binding).expect("a readable binding");
+        text += &pointers(&source);
         let flat: String = source.split_whitespace().collect::<Vec<_>>().join(" ");
         for part in flat.split("pub fn lc_").skip(1) {
             let (name, rest) = part.split_once('(').expect("a function");
@@ -161,6 +162,31 @@ fn write_launchers(out: &Path, cuda: bool) {
         }
     }
     fs::write(out.join("launchers.rs"), text).expect("a writable OUT_DIR");
+}
+
+/// `Pointers` for every struct of a binding: `*mut` is written, `*const` is read, structs of ours hold pointers themselves.
+fn pointers(source: &str) -> String {
+    let mut text = String::new();
+    for part in source.split("pub struct ").skip(1) {
+        let (name, rest) = part.split_once(" {").expect("a struct");
+        let fields = rest.split_once("\n}").expect("its end").0.lines();
+        let mut body = String::new();
+        for (field, kind) in fields.filter_map(|line| line.trim().strip_prefix("pub ")?.split_once(": ")) {
+            body += &match kind {
+                _ if kind.starts_with('*') => format!("visit(self.{field} as usize, {});", kind.starts_with("*mut")),
+                _ if kind.starts_with("lc_") => format!("self.{field}.each_pointer(visit);"),
+                _ if kind.starts_with("[lc_") => {
+                    format!("self.{field}.iter().for_each(|part| part.each_pointer(visit));")
+                }
+                _ => continue,
+            };
+        }
+        let visit = if body.is_empty() { "_visit" } else { "visit" };
+        text += &format!(
+            "impl Pointers for {name} {{ fn each_pointer(&self, {visit}: &mut dyn FnMut(usize, bool)) {{ {body} }} }}\n"
+        );
+    }
+    text
 }
 
 fn launcher(name: &str, args: &str, cuda: bool) -> String {

@@ -6,10 +6,13 @@
 // work       forward: a block makes kOut x kBatch results; its threads share out the inputs and meet in one reduction.
 //            dx: a thread makes one input's gradient for kBatch rows, going down the outputs. dW: a thread makes kOut
 //            weights' gradients of one input, going down the batch. Neighbouring threads read neighbouring inputs.
+// order      dW and dbias take row after row on top of what is stored, one fused multiply-add each: however a step's rows
+//            are cut into batches, and whether dW is stored or kept as factors (gradient.h), the bits are the same.
 // cost       W (393 MB in the paper's first layer) is read once for every kBatch rows, and dW written once: bound by memory.
 // checked    tests/ops/dense.rs against tools/golden/dense.py
 #include "dense.h"
 #include "device/reduce.cuh"
+#include <math.h>
 
 namespace {
 constexpr int kWarps = 8, kThreads = 32 * kWarps;
@@ -79,25 +82,31 @@ __global__ void __launch_bounds__(kThreads) dense_dx(lc_dense_bwd_args a) {
 __global__ void __launch_bounds__(kThreads) dense_dw(lc_dense_bwd_args a) {
     const int i = blockIdx.x * kThreads + threadIdx.x, o0 = blockIdx.y * kOut;
     if (i >= a.n_in) return;
-    float dw[kOut], db[kOut];
+    float dw[kOut];
     UNROLL
-    for (int o = 0; o < kOut; o++) dw[o] = db[o] = 0.f;
+    for (int o = 0; o < kOut; o++) {
+        const bool stored = a.write_dw == LC_ADD && o0 + o < a.n_out;
+        dw[o] = stored ? a.dW[(size_t)(o0 + o) * a.n_in + i] : 0.f;
+    }
     for (int b = 0; b < a.B; b++) {
         const float x = a.x[(size_t)b * a.n_in + i];
         UNROLL
         for (int o = 0; o < kOut; o++) {
-            const float d = o0 + o < a.n_out ? a.dy[(size_t)b * a.n_out + o0 + o] : 0.f;
-            dw[o] += d * x;
-            db[o] += d;
+            if (o0 + o < a.n_out) dw[o] = fmaf(a.dy[(size_t)b * a.n_out + o0 + o], x, dw[o]);
         }
     }
     UNROLL
     for (int o = 0; o < kOut; o++) {
-        if (o0 + o >= a.n_out) continue;
-        float* to = a.dW + (size_t)(o0 + o) * a.n_in + i;
-        *to = a.write_dw == LC_ADD ? *to + dw[o] : dw[o];
-        if (i == 0) a.dbias[o0 + o] = a.write_dbias == LC_ADD ? a.dbias[o0 + o] + db[o] : db[o];
+        if (o0 + o < a.n_out) a.dW[(size_t)(o0 + o) * a.n_in + i] = dw[o];
     }
+}
+
+__global__ void __launch_bounds__(kThreads) dense_dbias(lc_dense_bwd_args a) {
+    const int o = blockIdx.x * kThreads + threadIdx.x;
+    if (o >= a.n_out) return;
+    float db = a.write_dbias == LC_ADD ? a.dbias[o] : 0.f;
+    for (int b = 0; b < a.B; b++) db += a.dy[(size_t)b * a.n_out + o];
+    a.dbias[o] = db;
 }
 } // namespace
 
@@ -111,5 +120,6 @@ LC_API lc_status LC(dense_bwd)(const lc_dense_bwd_args* a, lc_stream stream) {
     LC_REQUIRE(a->B > 0 && a->n_in > 0 && a->n_out > 0, LC_BAD_SHAPE);
     const unsigned columns = ceil_div(a->n_in, kThreads);
     if (a->dx) LC_TRY((launch<dense_dx>(dim3(columns, ceil_div(a->B, kBatch)), dim3(kThreads), 0, stream, *a)));
-    return launch<dense_dw>(dim3(columns, ceil_div(a->n_out, kOut)), dim3(kThreads), 0, stream, *a);
+    if (a->dW) LC_TRY((launch<dense_dw>(dim3(columns, ceil_div(a->n_out, kOut)), dim3(kThreads), 0, stream, *a)));
+    return launch<dense_dbias>(dim3(ceil_div(a->n_out, kThreads)), dim3(kThreads), 0, stream, *a);
 }

@@ -13,23 +13,31 @@ pub const NF4_MAP: [f32; 16] = [
     0.079_580_3, 0.160_930_2, 0.246_112_3, 0.337_915_24, 0.440_709_83, 0.562_617, 0.722_956_84, 1.0,
 ];
 
-/// The signed dynamic map of 8-bit scales, ascending: bitsandbytes' `nested_quant_map`, bit for bit.
+/// The map of 8-bit scales: bitsandbytes' `nested_quant_map`, bit for bit.
+pub fn nested_map() -> [f32; 256] {
+    dynamic_map(true)
+}
+
+/// bitsandbytes' dynamic map of 8 bits, ascending, bit for bit. Unsigned, the sign's bit makes every grid twice as fine.
 ///
 /// Seven decades, each the midpoints of a linear grid from 0.1 to 1 that is twice as fine as the decade below. The grid is
 /// `torch.linspace`: each half counts from its own end with one fused multiply-add, which decides 42 last bits.
-pub fn nested_map() -> [f32; 256] {
+pub fn dynamic_map(signed: bool) -> [f32; 256] {
     let mut map = vec![0.0, 1.0];
     for decade in 0..7 {
-        let n = 1 << decade;
+        let n = if signed { 1 } else { 2 } << decade;
         let step = (1.0 - 0.1) / n as f32;
         let grid =
             |i: i32| if i < (n + 1) / 2 { step.mul_add(i as f32, 0.1) } else { (-step).mul_add((n - i) as f32, 1.0) };
         let scale = 10f64.powi(decade - 6) as f32;
         for i in 0..n {
             let value = scale * ((grid(i) + grid(i + 1)) / 2.0);
-            map.extend([value, -value]);
+            map.push(value);
+            if signed {
+                map.push(-value);
+            }
         }
     }
     map.sort_by(f32::total_cmp);
-    map.try_into().expect("2 + 2 (1 + 2 + .. + 64) entries")
+    map.try_into().expect("2 + 2 + 4 + .. + 128 entries")
 }

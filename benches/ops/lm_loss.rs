@@ -1,7 +1,7 @@
 //! The LM loss from hidden states: two products a chunk, bound by the tensor cores.
 
 use crate::harness::{Bench, Work};
-use llamacare::ops::lm_loss::lm_loss;
+use llamacare::ops::lm_loss::{CHUNK, lm_loss};
 use llamacare::tape::Tape;
 
 pub fn run(bench: &mut Bench) {
@@ -18,7 +18,7 @@ pub fn run(bench: &mut Bench) {
         bench.line("lm_loss with gradient", &format!("n={n} C={c} V={v}"), work, || {
             let mut tape = Tape::new(&device);
             let h = tape.var(h.clone(), true);
-            lm_loss(&mut tape, &h, &head, v, &targets, 0.1).unwrap();
+            lm_loss(&mut tape, &h, &head, v, &targets, 0.1, CHUNK).unwrap();
         });
     }
 }

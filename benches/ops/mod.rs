@@ -4,6 +4,7 @@ use crate::harness::Bench;
 
 mod activation;
 mod adamw;
+mod adamw8;
 mod attention;
 mod blocks8;
 mod cross_entropy;
@@ -26,6 +27,7 @@ mod token_pool;
 pub fn run(bench: &mut Bench) {
     activation::run(bench);
     adamw::run(bench);
+    adamw8::run(bench);
     attention::run(bench);
     blocks8::run(bench);
     cross_entropy::run(bench);

@@ -30,7 +30,7 @@ pub use eci::{EciConfig, load_head, save_head};
 pub use host_tensor::{HostDType, HostTensor, NamedTensor};
 pub use llama_config::{LINEARS, LlamaConfig};
 pub use model_folder::{Expected, ModelFolder, expected_tensors};
-pub use run_state::{RunState, load_run_state, save_run_state, save_run_state_from};
+pub use run_state::{RunState, StateTensors, load_run_state, save_run_state};
 pub use safe_write::{Saved, check_room, claim_output, last_good, new_folder, save_files, save_folder};
 pub use shards::{Shards, Unit, write_quantised_extras};
 pub use tensor_writer::{TensorSpec, TensorWriter};

@@ -1,5 +1,6 @@
-//! The state of a run, from which it continues as if it had not stopped: counters, and the fp32 masters with both
-//! moments of AdamW.
+//! The state of a run, from which it continues as if it had not stopped: counters, and tensors (masters and moments).
+//!
+//! Tensors are streamed: written one by one, and read from the mapped file, so that no second copy of them lies in memory.
 //!
 //! It is one file. Counters of one step beside tensors of another would resume without complaint and be wrong, and two
 //! files cannot be replaced in one instant; so the counters travel as a note in the header of run_state.safetensors.
@@ -9,9 +10,8 @@ use std::path::Path;
 use safetensors::tensor::Dtype;
 use serde::{Deserialize, Serialize};
 
-use super::host_tensor::NamedTensor;
-use super::safe_write::{Saved, save_files};
-use super::tensor_file::{TensorFile, differs, sha256_hex};
+use super::safe_write::save_files;
+use super::tensor_file::{TensorFile, differs};
 use super::tensor_writer::{TensorSpec, TensorWriter};
 use crate::{Error, Result, bail_input};
 
@@ -35,62 +35,55 @@ pub struct RunState {
     pub best_step: u64,
     /// Evaluations since then without a better one, for early stopping.
     pub n_worse: u64,
-    /// Masters and moments.
-    #[serde(skip)]
-    pub tensors: Vec<NamedTensor>,
+}
+
+/// The tensors of a saved state, mapped.
+pub struct StateTensors(TensorFile);
+
+impl StateTensors {
+    /// Type, shape and bytes of the tensor called `name`.
+    pub fn get(&self, name: &str) -> Option<(Dtype, &[usize], &[u8])> {
+        self.0.raw(name).map(|t| (t.dtype, t.shape, t.bytes))
+    }
 }
 
 const FILE: &str = "run_state.safetensors";
 const NOTE: &str = "run_state";
 
-/// Writes the state to `dir` (made if needed), reads it back and compares; only then does it take the place of an older
-/// one.
-pub fn save_run_state(dir: &Path, state: &RunState) -> Result<Saved> {
-    state.tensors.iter().try_for_each(NamedTensor::check)?;
-    let specs: Vec<TensorSpec> = state.tensors.iter().map(|t| TensorSpec::new(&t.name, Dtype::F32, &t.shape)).collect();
-    save_run_state_from(dir, state, &specs, |file| {
-        state.tensors.iter().try_for_each(|t| file.append(&t.name, bytemuck::cast_slice(&t.values)))
-    })
-}
-
-/// As [`save_run_state`], with tensors that `fill` appends one after the other, so that they never are in host memory at once;
-/// `state.tensors` is not looked at. That the values are finite is the caller's to see to.
-pub fn save_run_state_from(
+/// Writes the state to `dir` (made if needed), with `specs` said first and then appended by `tensors`; reads it back and
+/// compares, and only then does it take the place of an older one.
+pub fn save_run_state(
     dir: &Path,
     state: &RunState,
     specs: &[TensorSpec],
-    fill: impl FnOnce(&mut TensorWriter) -> Result<()>,
-) -> Result<Saved> {
+    tensors: impl FnOnce(&mut TensorWriter) -> Result<()>,
+) -> Result<()> {
     if let Some(loss) = state.best_loss.filter(|loss| !loss.is_finite()) {
         return Err(Error::NotFinite(format!("the best validation loss is {loss}; the state of the run is not saved")));
     }
     let counters = serde_json::to_string(state).map_err(|e| Error::io(dir)(e.into()))?;
     save_files(dir, &[FILE], |staging| {
         let path = staging.join(FILE);
-        let mut file = TensorWriter::create(&path, specs, &[], (NOTE, &counters))?;
-        fill(&mut file)?;
-        file.finish()?;
-        let sha256 = sha256_hex(&path)?;
+        let mut writer = TensorWriter::create(&path, specs, &[], (NOTE, &counters))?;
+        tensors(&mut writer)?;
+        writer.finish()?;
         // The tensors have just been compared; what is left is that the counters survive their way through JSON.
         let back = serde_json::to_string(&read_counters(&path, &TensorFile::open(&path)?)?);
         match back.is_ok_and(|back| back == counters) {
-            true => Ok(Saved { sha256 }),
+            true => Ok(()),
             false => Err(differs(&path, "the counters of the run")),
         }
     })
 }
 
-/// Reads what [`save_run_state`] wrote; tensors in the order of their names.
-pub fn load_run_state(dir: &Path) -> Result<RunState> {
+/// Reads what [`save_run_state`] wrote.
+pub fn load_run_state(dir: &Path) -> Result<(RunState, StateTensors)> {
     let path = dir.join(FILE);
     if !path.is_file() {
         bail_input!("{}: there is no {FILE}; no run can be continued from here", dir.display());
     }
     let file = TensorFile::open(&path)?;
-    let mut state = read_counters(&path, &file)?;
-    let names = file.names();
-    state.tensors = names.iter().map(|name| file.owned(name)).collect::<Result<_>>()?;
-    Ok(state)
+    Ok((read_counters(&path, &file)?, StateTensors(file)))
 }
 
 fn read_counters(path: &Path, file: &TensorFile) -> Result<RunState> {
@@ -103,10 +96,9 @@ fn read_counters(path: &Path, file: &TensorFile) -> Result<RunState> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::fixtures::{named, sentence, write_raw};
+    use crate::checkpoint::fixtures::{sentence, write_raw};
 
     fn state() -> RunState {
-        let tensors = ["lora.m", "lora.master", "lora.v"].map(|name| named(name, &[1000], 9)).to_vec();
         RunState {
             step: 12,
             epoch: 1,
@@ -116,18 +108,30 @@ mod tests {
             best_loss: Some(1.234_567_9),
             best_step: 10,
             n_worse: 1,
-            tensors,
         }
+    }
+
+    fn save(dir: &Path, state: &RunState) -> Result<()> {
+        let specs = [TensorSpec::new("codes", Dtype::U8, &[3]), TensorSpec::new("masters", Dtype::F32, &[2])];
+        save_run_state(dir, state, &specs, |file| {
+            file.append("codes", &[7, 8])?;
+            file.append("masters", &[1; 8])?;
+            file.append("codes", &[state.step as u8])
+        })
     }
 
     #[test]
     fn the_state_comes_back_bit_for_bit() {
         let dir = tempfile::tempdir().unwrap();
-        save_run_state(dir.path(), &state()).unwrap();
-        assert_eq!(load_run_state(dir.path()).unwrap(), state());
+        save(dir.path(), &state()).unwrap();
+        assert_eq!(load_run_state(dir.path()).unwrap().0, state());
         let later = RunState { step: 13, best_loss: None, ..state() };
-        save_run_state(dir.path(), &later).unwrap();
-        assert_eq!(load_run_state(dir.path()).unwrap(), later);
+        save(dir.path(), &later).unwrap();
+        let (found, tensors) = load_run_state(dir.path()).unwrap();
+        assert_eq!(found, later);
+        assert_eq!(tensors.get("codes"), Some((Dtype::U8, &[3][..], &[7, 8, 13][..])));
+        assert_eq!(tensors.get("masters"), Some((Dtype::F32, &[2][..], &[1; 8][..])));
+        assert!(tensors.get("moments").is_none());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
@@ -145,23 +149,26 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_finite_is_not_saved() {
+    fn a_save_that_fails_leaves_the_last_one() {
         let dir = tempfile::tempdir().unwrap();
-        save_run_state(dir.path(), &state()).unwrap();
-        let mut broken = state();
-        broken.tensors[2].values[7] = f32::INFINITY;
-        let error = save_run_state(dir.path(), &broken).unwrap_err();
-        assert!(matches!(&error, Error::NotFinite(text) if text.contains("lora.v holds inf at [7]")), "{error}");
+        save(dir.path(), &state()).unwrap();
+        let specs = [TensorSpec::new("masters", Dtype::F32, &[2])];
+        let broken = || save_run_state(dir.path(), &state(), &specs, |_| Err(Error::NotFinite("m holds inf".into())));
+        assert!(matches!(broken(), Err(Error::NotFinite(text)) if text.contains("m holds inf")));
+        assert!(save_run_state(dir.path(), &state(), &specs, |_| Ok(())).is_err(), "a tensor that was never written");
         let nan = RunState { best_loss: Some(f32::NAN), ..state() };
-        assert!(matches!(save_run_state(dir.path(), &nan), Err(Error::NotFinite(_))));
-        assert_eq!(load_run_state(dir.path()).unwrap(), state());
+        assert!(matches!(save(dir.path(), &nan), Err(Error::NotFinite(_))));
+        assert_eq!(load_run_state(dir.path()).unwrap().0, state());
+        assert_eq!(load_run_state(dir.path()).unwrap().1.get("codes").unwrap().2, [7, 8, 12]);
     }
 
     #[test]
     fn other_files_are_refused() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(sentence(load_run_state(dir.path())).contains("no run can be continued from here"));
+        assert!(
+            sentence(load_run_state(dir.path()).map(|(state, _)| state)).contains("no run can be continued from here")
+        );
         write_raw(&dir.path().join(FILE), &Default::default());
-        assert!(sentence(load_run_state(dir.path())).contains("holds no state of a run"));
+        assert!(sentence(load_run_state(dir.path()).map(|(state, _)| state)).contains("holds no state of a run"));
     }
 }

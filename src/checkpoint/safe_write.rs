@@ -228,16 +228,28 @@ mod tests {
     use std::process::{Command, Output};
 
     use super::*;
-    use crate::checkpoint::fixtures::{named, sentence};
-    use crate::checkpoint::{NamedTensor, RunState, load_run_state, save_run_state};
+    use crate::checkpoint::fixtures::sentence;
+    use crate::checkpoint::{RunState, TensorSpec, load_run_state, save_run_state};
+    use safetensors::tensor::Dtype;
 
     const CHILD_DIR: &str = "LLAMACARE_TEST_CHILD_DIR";
     const CHILD_ACT: &str = "LLAMACARE_TEST_CHILD_ACT";
 
     /// 400 kB of state, to tell apart by its step.
     fn state(step: u64) -> RunState {
-        let tensors: Vec<NamedTensor> = vec![named("master", &[100_000], step as u32)];
-        RunState { step, tensors, ..RunState::default() }
+        RunState { step, ..RunState::default() }
+    }
+
+    /// The counters, and 200,000 bytes that tell of the step.
+    fn save(dir: &Path, state: &RunState) -> Result<()> {
+        let specs = [TensorSpec::new("masters", Dtype::U8, &[200_000])];
+        save_run_state(dir, state, &specs, |file| file.append("masters", &[state.step as u8; 200_000]))
+    }
+
+    fn load(dir: &Path) -> Result<RunState> {
+        let (state, tensors) = load_run_state(dir)?;
+        assert!(tensors.get("masters").is_some_and(|(.., bytes)| bytes == [state.step as u8; 200_000]));
+        Ok(state)
     }
 
     /// Runs [`child`] in a process of its own, where no file may grow beyond `max_blocks` (of 512 or 1024 bytes).
@@ -265,21 +277,21 @@ mod tests {
     fn child() {
         let Some(dir) = std::env::var_os(CHILD_DIR).map(PathBuf::from) else { return };
         match std::env::var(CHILD_ACT).unwrap().as_str() {
-            "save" => match save_run_state(&dir, &state(2)) {
+            "save" => match save(&dir, &state(2)) {
                 Ok(_) => println!("SAVED"),
                 Err(e) => println!("REFUSED {} {e}", e.exit_code()),
             },
-            "save folder" => match save_folder(&dir, |staging| save_run_state(staging, &state(2))) {
+            "save folder" => match save_folder(&dir, |staging| save(staging, &state(2))) {
                 Ok(_) => println!("SAVED"),
                 Err(e) => println!("REFUSED {} {e}", e.exit_code()),
             },
             "die in save_files" => save_files(&dir, &["run_state.safetensors"], |staging| -> Result<()> {
-                save_run_state(staging, &state(2)).unwrap();
+                save(staging, &state(2)).unwrap();
                 std::process::abort()
             })
             .unwrap(),
             "die in save_folder" => save_folder(&dir, |staging| -> Result<()> {
-                save_run_state(staging, &state(2)).unwrap();
+                save(staging, &state(2)).unwrap();
                 std::process::abort()
             })
             .unwrap(),
@@ -291,7 +303,7 @@ mod tests {
     fn a_full_disk_leaves_the_last_good_checkpoint() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("checkpoint");
-        save_run_state(&dir, &state(1)).unwrap();
+        save(&dir, &state(1)).unwrap();
         for act in ["save", "save folder"] {
             let output = String::from_utf8(run_child(&dir, act, "64").stdout).unwrap();
             let said = output.lines().find(|line| line.contains("REFUSED")).unwrap_or_else(|| panic!("{output}"));
@@ -301,13 +313,13 @@ mod tests {
             );
             assert!(said.contains(&expected), "{said}");
             assert!(said.contains("free some space and resume; what was saved before is untouched"), "{said}");
-            assert_eq!(load_run_state(&dir).unwrap(), state(1));
+            assert_eq!(load(&dir).unwrap(), state(1));
             assert_eq!(fs::read_dir(&dir).unwrap().count(), 1, "nothing is left beside the old file");
             assert_eq!(fs::read_dir(dir.parent().unwrap()).unwrap().count(), 1, "nor beside the folder");
         }
         let output = String::from_utf8(run_child(&dir, "save", "unlimited").stdout).unwrap();
         assert!(output.contains("SAVED"), "{output}");
-        assert_eq!(load_run_state(&dir).unwrap(), state(2));
+        assert_eq!(load(&dir).unwrap(), state(2));
     }
 
     #[test]
@@ -315,7 +327,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let output = String::from_utf8(run_child(dir.path(), "save", "64").stdout).unwrap();
         assert!(output.contains("REFUSED 1"), "{output}");
-        assert!(sentence(load_run_state(dir.path())).contains("there is no run_state.safetensors"));
+        assert!(sentence(load(dir.path())).contains("there is no run_state.safetensors"));
     }
 
     #[test]
@@ -324,16 +336,16 @@ mod tests {
             let parent = tempfile::tempdir().unwrap();
             let dir = parent.path().join("checkpoint");
             let n_entries = || fs::read_dir(&dir).unwrap().count() + fs::read_dir(parent.path()).unwrap().count();
-            save_run_state(&dir, &state(1)).unwrap();
+            save(&dir, &state(1)).unwrap();
             assert_eq!(n_entries(), 2);
             assert!(!run_child(&dir, act, "unlimited").status.success());
             assert_eq!(n_entries(), 3, "{act}: the child must have died in the middle");
-            assert_eq!(load_run_state(&last_good(&dir).unwrap()).unwrap(), state(1));
+            assert_eq!(load(&last_good(&dir).unwrap()).unwrap(), state(1));
             match act {
-                "die in save_files" => drop(save_run_state(&dir, &state(3)).unwrap()),
-                _ => drop(save_folder(&dir, |staging| save_run_state(staging, &state(3))).unwrap()),
+                "die in save_files" => save(&dir, &state(3)).unwrap(),
+                _ => save_folder(&dir, |staging| save(staging, &state(3))).unwrap(),
             }
-            assert_eq!(load_run_state(&dir).unwrap(), state(3));
+            assert_eq!(load(&dir).unwrap(), state(3));
             assert_eq!(n_entries(), 2);
         }
     }
@@ -342,16 +354,16 @@ mod tests {
     fn a_folder_that_stepped_aside_is_found_and_put_back() {
         let parent = tempfile::tempdir().unwrap();
         let dir = parent.path().join("checkpoint");
-        save_folder(&dir, |staging| save_run_state(staging, &state(1))).unwrap();
+        save_folder(&dir, |staging| save(staging, &state(1))).unwrap();
         assert_eq!(last_good(&dir).unwrap(), dir);
         // As if the machine had stopped between the two renames.
         fs::rename(&dir, parent.path().join(".checkpoint.previous.tmp")).unwrap();
-        assert_eq!(load_run_state(&last_good(&dir).unwrap()).unwrap(), state(1));
+        assert_eq!(load(&last_good(&dir).unwrap()).unwrap(), state(1));
         let failed = save_folder(&dir, |_| -> Result<()> { Err(Error::Shape("stop".into())) });
         assert!(failed.is_err());
-        assert_eq!(load_run_state(&dir).unwrap(), state(1));
-        save_folder(&dir, |staging| save_run_state(staging, &state(2))).unwrap();
-        assert_eq!(load_run_state(&dir).unwrap(), state(2));
+        assert_eq!(load(&dir).unwrap(), state(1));
+        save_folder(&dir, |staging| save(staging, &state(2))).unwrap();
+        assert_eq!(load(&dir).unwrap(), state(2));
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);
     }
 
@@ -369,7 +381,7 @@ mod tests {
             claim_output(&dir, true).unwrap();
             assert!(!dir.join(name).exists());
         }
-        save_run_state(&dir.join("checkpoint"), &state(1)).unwrap();
+        save(&dir.join("checkpoint"), &state(1)).unwrap();
         fs::create_dir(dir.join("checkpoint-of-another-program")).unwrap();
         assert!(sentence(claim_output(&dir, false)).contains("already holds a run (checkpoint)"));
         claim_output(&dir, true).unwrap();

@@ -1,8 +1,10 @@
 //! The GPU through cudarc's driver API, loaded when it is asked for: the binary starts on a machine without CUDA.
 
 use super::device_error;
+use super::lanes::Lane;
 use crate::{Error, Result, bail_input, ffi};
-use cudarc::driver::{CudaContext, result, sys};
+use cudarc::driver::{CudaContext, DriverError, result, sys};
+use result::stream::StreamKind;
 use std::sync::Arc;
 
 /// A GPU's context and what was read of it at the start.
@@ -10,6 +12,8 @@ use std::sync::Arc;
 pub struct Gpu {
     context: Arc<CudaContext>,
     name: String,
+    /// Streams of the side and the copy lane, as addresses: the driver's pointers may be used from any thread.
+    streams: [usize; 2],
 }
 
 /// Compute capabilities below this lack bf16 tensor cores and cp.async.
@@ -55,7 +59,11 @@ impl Gpu {
                 driver % 1000 / 10
             );
         }
-        Ok(Gpu { context, name })
+        // Created non-blocking: the main lane is the default stream, with which ordinary streams would take turns.
+        let stream = || result::stream::create(StreamKind::NonBlocking).map(|s| s as usize);
+        let streams = [stream(), stream()].map(|s| s.map_err(|e| device_error("a second stream", e)));
+        let [side, copy] = streams;
+        Ok(Gpu { context, name, streams: [side?, copy?] })
     }
 
     pub(super) fn name(&self) -> &str {
@@ -67,9 +75,68 @@ impl Gpu {
         self.context.synchronize().map_err(|e| device_error("a kernel failed", e))
     }
 
+    /// The default stream for the main lane.
+    pub(super) fn stream(&self, lane: Lane) -> sys::CUstream {
+        match lane {
+            Lane::Main => result::stream::null(),
+            Lane::Side => self.streams[0] as sys::CUstream,
+            Lane::Copy => self.streams[1] as sys::CUstream,
+        }
+    }
+
     /// Launchers and copies act on the calling thread's current context.
     fn bind(&self) -> Result<()> {
         self.context.bind_to_thread().map_err(|e| device_error("CUDA context", e))
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        if self.bind().is_ok() {
+            for lane in [Lane::Side, Lane::Copy] {
+                // SAFETY: `open` created these streams and nobody else destroys them; the driver finishes their work first.
+                let _ = unsafe { result::stream::destroy(self.stream(lane)) };
+            }
+        }
+    }
+}
+
+/// A place in a stream.
+#[derive(Debug)]
+pub(super) struct Event {
+    context: Arc<CudaContext>,
+    address: usize,
+}
+
+impl Event {
+    /// Everything launched in this lane until now.
+    pub(super) fn record(gpu: &Gpu, lane: Lane) -> Result<Event> {
+        gpu.bind()?;
+        let failed = |e: DriverError| device_error("a mark in a stream", e);
+        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING).map_err(failed)?;
+        let made = Event { context: gpu.context.clone(), address: event as usize };
+        // SAFETY: the event was just created and the stream lives as long as `gpu`, both in the context bound above.
+        unsafe { result::event::record(event, gpu.stream(lane)) }.map_err(failed)?;
+        Ok(made)
+    }
+
+    /// Holds what is launched in `lane` from now on until this place was reached.
+    pub(super) fn hold(&self, gpu: &Gpu, lane: Lane) -> Result<()> {
+        gpu.bind()?;
+        let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
+        // SAFETY: the event lives until `drop`, the stream as long as `gpu`, and both belong to one context: a mark is only
+        // ever used with the device that made it, or the driver refuses.
+        unsafe { result::stream::wait_event(gpu.stream(lane), self.address as sys::CUevent, flags) }
+            .map_err(|e| device_error("waiting for a mark", e))
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        if self.context.bind_to_thread().is_ok() {
+            // SAFETY: `record` created it and nobody else destroys it; the driver keeps what streams still wait for.
+            let _ = unsafe { result::event::destroy(self.address as sys::CUevent) };
+        }
     }
 }
 
@@ -121,4 +188,33 @@ pub(super) fn zero(gpu: &Gpu, address: usize, n_bytes: usize) -> Result<()> {
     gpu.bind()?;
     // SAFETY: the caller checked that the range lies inside the buffer; the default stream orders it with kernels.
     unsafe { result::memset_d8_sync(address as u64, 0, n_bytes) }.map_err(|e| device_error("memset on the GPU", e))
+}
+
+/// Pinned host memory.
+pub(super) fn allocate_host(gpu: &Gpu, n_bytes: usize) -> Option<usize> {
+    gpu.bind().ok()?;
+    // SAFETY: the context is current on this thread; the result is freed by `free_host`.
+    unsafe { result::malloc_host(n_bytes, 0) }.ok().map(|p| p as usize)
+}
+
+pub(super) fn free_host(gpu: &Gpu, address: usize) {
+    if gpu.bind().is_ok() {
+        // SAFETY: `allocate_host` returned this address, the caller waited for all copies and hands it out no more.
+        let _ = unsafe { result::free_host(address as *mut _) };
+    }
+}
+
+/// Starts a copy between device memory `at` and pinned memory `host`.
+pub(super) fn copy_async(gpu: &Gpu, lane: Lane, at: usize, host: usize, n_bytes: usize, to_device: bool) -> Result<()> {
+    gpu.bind()?;
+    let (stream, device) = (gpu.stream(lane), at as sys::CUdeviceptr);
+    // SAFETY: the caller checked both ranges against their buffers, keeps both until a mark behind this copy was waited for,
+    // and the order of lanes (order.rs) keeps others from touching them meanwhile; the host side is pinned by `allocate_host`.
+    let done = unsafe {
+        match to_device {
+            true => sys::cuMemcpyHtoDAsync_v2(device, host as *const _, n_bytes, stream),
+            false => sys::cuMemcpyDtoHAsync_v2(host as *mut _, device, n_bytes, stream),
+        }
+    };
+    done.result().map_err(|e| device_error("copy between the GPU and host memory", e))
 }

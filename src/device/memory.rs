@@ -177,6 +177,7 @@ pub(super) struct Buffer {
 impl Buffer {
     pub(super) fn allocate(device: &Device, name: &str, n_bytes: usize) -> Result<Arc<Buffer>> {
         let address = device.memory().take(device.kind(), name, taken(n_bytes))?;
+        device.order().allocated(address, n_bytes, name);
         #[cfg(feature = "checked")]
         super::checked::register(device.kind(), address, n_bytes, name);
         Ok(Arc::new(Buffer { device: device.clone(), name: name.to_string(), address, n_bytes }))
@@ -187,6 +188,7 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         #[cfg(feature = "checked")]
         super::checked::unregister(self.device.kind(), self.address);
+        self.device.order().freed(self.address);
         self.device.memory().give_back(&self.name, self.address, taken(self.n_bytes));
     }
 }

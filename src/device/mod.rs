@@ -1,22 +1,29 @@
 //! The devices: an NVIDIA GPU; the CPU, where the same kernels run on a small CUDA machine in C++ (kernels/host); and
 //! paper, which runs nothing and only counts.
 //!
-//! A [`Device`] owns its memory, one arena of named buffers. Work runs in the order it was launched.
+//! A [`Device`] owns its memory, one arena of named buffers. Work runs in the order it was launched, but for what is put in
+//! a [`Lane`] of its own.
 #![allow(unsafe_code)]
 
 #[cfg(feature = "checked")]
 mod checked;
 mod cuda;
+mod host_buffer;
+mod lanes;
 mod memory;
+mod order;
 mod tensor;
 
+pub use host_buffer::HostBuffer;
+pub use lanes::{Lane, Mark};
 pub use memory::MemoryUse;
 pub use tensor::{DType, Tensor};
 
-use crate::ffi::lc_stream;
 use crate::{Error, Result, bail_input};
+use host_buffer::HostMemory;
 use memory::{Buffer, Memory};
-use std::sync::{Arc, Mutex};
+use order::Order;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// The storage type of activations on the CPU device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +71,10 @@ pub struct Device(Arc<Inner>);
 struct Inner {
     kind: Kind,
     memory: Mutex<Memory>,
+    host_memory: Mutex<HostMemory>,
+    order: Mutex<Order>,
+    /// LLAMACARE_SYNC: wait after every launch.
+    synchronous: bool,
 }
 
 impl Device {
@@ -103,7 +114,9 @@ impl Device {
     }
 
     fn new(kind: Kind) -> Device {
-        Device(Arc::new(Inner { kind, memory: Mutex::default() }))
+        let synchronous = std::env::var_os("LLAMACARE_SYNC").is_some_and(|v| v == "1");
+        let (memory, host_memory, order) = Default::default();
+        Device(Arc::new(Inner { kind, memory, host_memory, order, synchronous }))
     }
 
     /// CPU or GPU.
@@ -158,11 +171,6 @@ impl Device {
         self.kind().free_bytes()
     }
 
-    pub(crate) fn stream(&self) -> lc_stream {
-        // The legacy default stream: synchronous copies order themselves with kernels on it.
-        std::ptr::null_mut()
-    }
-
     /// A tensor with undefined contents.
     pub fn empty(&self, name: &str, dtype: DType, shape: &[usize]) -> Result<Tensor> {
         let n_bytes = shape.iter().product::<usize>() * dtype.bytes();
@@ -195,22 +203,45 @@ impl Device {
         self.memory().report()
     }
 
-    /// Waits until everything launched has finished.
+    /// Waits until everything launched has finished, in every lane.
     pub fn synchronize(&self) -> Result<()> {
+        if let Kind::Cuda(gpu) = self.kind() {
+            gpu.synchronize()?;
+        }
+        self.order().synchronized()
+    }
+
+    /// Where every launch is to be waited for (LLAMACARE_SYNC=1), waits: a fault is then found at the launch that made it,
+    /// not at one that came long after.
+    pub(crate) fn settle(&self) -> Result<()> {
         match self.kind() {
-            Kind::Cpu(_) | Kind::Paper(_) => Ok(()),
-            Kind::Cuda(gpu) => gpu.synchronize(),
+            Kind::Cuda(gpu) if self.0.synchronous => gpu.synchronize(),
+            _ => Ok(()),
         }
     }
 
-    fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
+    fn memory(&self) -> MutexGuard<'_, Memory> {
         self.0.memory.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn host_memory(&self) -> MutexGuard<'_, HostMemory> {
+        self.0.host_memory.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn order(&self) -> MutexGuard<'_, Order> {
+        self.0.order.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        if let Kind::Cuda(gpu) = &self.kind {
+            // Copies may still be under way. Where this fails the context is gone, and its work with it.
+            let _ = gpu.synchronize();
+        }
         let memory = self.memory.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
+        memory.release_all(&self.kind);
+        let memory = self.host_memory.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
         memory.release_all(&self.kind);
     }
 }

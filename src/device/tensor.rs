@@ -109,6 +109,7 @@ impl Tensor {
 
     /// Sets every byte to zero.
     pub fn fill_zero(&self) -> Result<()> {
+        self.check_main("fill with zeros", true)?;
         match self.device().kind() {
             Kind::Cpu(_) => {
                 // SAFETY: the range lies inside the buffer (offset and shape only ever shrink it), and the CPU device
@@ -124,6 +125,8 @@ impl Tensor {
     /// Overwrites the contents with another tensor's of the same size, on the same device.
     pub fn copy_from(&self, from: &Tensor) -> Result<()> {
         assert_eq!(self.n_bytes(), from.n_bytes(), "copy of `{}` to `{}`", from.name(), self.name());
+        from.check_main("copy", false)?;
+        self.check_main("copy", true)?;
         match self.device().kind() {
             Kind::Cpu(_) => {
                 // SAFETY: both ranges lie inside their buffers; `copy` allows them to overlap.
@@ -145,6 +148,7 @@ impl Tensor {
     /// Overwrites the contents; `bytes` must be as many as the tensor has.
     pub fn write_bytes(&self, bytes: &[u8]) -> Result<()> {
         assert_eq!(bytes.len(), self.n_bytes(), "upload of `{}` {:?}", self.name(), self.shape);
+        self.check_main("upload", true)?;
         match self.device().kind() {
             Kind::Cpu(_) => {
                 // SAFETY: the length was just checked; `bytes` is host memory of ours and cannot overlap a borrowed slice.
@@ -158,6 +162,7 @@ impl Tensor {
 
     /// The contents as bytes.
     pub fn read_bytes(&self) -> Result<Vec<u8>> {
+        self.check_main("download", false)?;
         let mut bytes = vec![0; self.n_bytes()];
         match self.device().kind() {
             Kind::Cpu(_) => {

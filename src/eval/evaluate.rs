@@ -4,7 +4,7 @@ use crate::data::{Room, TextTokenizer, Tokenized, pack, parse_decision};
 use crate::eval::metrics::argmax;
 use crate::generate::{Greedy, generate};
 use crate::model::{Batch, RunOptions};
-use crate::ops::lm_loss::lm_loss;
+use crate::ops::lm_loss::{CHUNK, lm_loss};
 use crate::ops::rows::gather_rows;
 use crate::tape::Tape;
 use crate::train::Trainer;
@@ -123,6 +123,7 @@ fn forward(trainer: &Trainer, batch: &Batch) -> Result<(f64, Vec<usize>)> {
         return Ok((0.0, classes));
     }
     let states = gather_rows(&mut tape, &hidden, &batch.target_rows)?;
-    let loss = lm_loss(&mut tape, &states, &trainer.model.head, trainer.model.config.vocab, &batch.targets, 0.0)?;
+    let loss =
+        lm_loss(&mut tape, &states, &trainer.model.head, trainer.model.config.vocab, &batch.targets, 0.0, CHUNK)?;
     Ok((loss.sum, classes))
 }

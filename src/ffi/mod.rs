@@ -15,12 +15,18 @@ pub use host::set_threads;
 /// What bindgen and build.rs wrote; the documentation of each item is its header in `kernels/`.
 #[allow(missing_docs, dead_code, non_camel_case_types, non_snake_case, clippy::all)]
 mod generated {
-    use super::Launcher;
+    use super::{Launcher, Pointers};
     include!(concat!(env!("OUT_DIR"), "/launchers.rs"));
 }
 pub use generated::*;
 
 type Function<A> = unsafe extern "C" fn(*const A, lc_stream) -> lc_status;
+
+/// The pointers of an argument struct, as build.rs reads them in the bindings: what a launch touches.
+pub trait Pointers {
+    /// Calls `visit` with every address, and whether the kernel may write there (`*mut`).
+    fn each_pointer(&self, visit: &mut dyn FnMut(usize, bool));
+}
 
 /// One operation's entry point, compiled once per device and storage type from the same source.
 pub struct Launcher<A> {
@@ -37,8 +43,9 @@ pub const HAS_CUDA: bool = cfg!(cuda);
 /// Runs `launcher` on `device`. `tensors` are those of the call: the error names them with their shapes.
 ///
 /// The arguments hold raw pointers of tensors; the caller has checked, as equations at its top, that every shape is what
-/// the header says. Work on a device runs in the order of the calls, so a tensor freed afterwards is not in use.
-pub fn launch<A>(device: &Device, launcher: &Launcher<A>, args: &A, tensors: &[&Tensor]) -> Result<()> {
+/// the header says. Work of a lane runs in the order of the calls, and what lanes share is held to the order of their marks
+/// and waits, so a tensor freed afterwards is not in use.
+pub fn launch<A: Pointers>(device: &Device, launcher: &Launcher<A>, args: &A, tensors: &[&Tensor]) -> Result<()> {
     let describe = || {
         let shapes: Vec<String> = tensors.iter().map(|t| format!("{} {:?}", t.name(), t.shape())).collect();
         shapes.join(", ")
@@ -49,12 +56,17 @@ pub fn launch<A>(device: &Device, launcher: &Launcher<A>, args: &A, tensors: &[&
         Kind::Cuda(_) => launcher.cuda.expect("a CUDA device exists only in a build with CUDA kernels"),
         Kind::Paper(_) => return Ok(()),
     };
+    let mut touched = Vec::new();
+    args.each_pointer(&mut |address, writes| touched.push((address, writes)));
+    device.check_order(launcher.name, &touched)?;
     // SAFETY: the launcher and its argument struct come from the same header, and bindgen's asserts hold their layouts
     // together; the pointers inside belong to `tensors`, which outlive this call, and shapes were checked by the caller.
-    // The CPU device has finished when the call returns; on CUDA all work and all frees are on one stream.
+    // The CPU device has finished when the call returns; on CUDA frees follow the main lane, which was just checked to be
+    // ordered with every other lane that touches the same memory.
     let status = unsafe { function(args, device.stream()) };
     if status.code as u32 == LC_OK {
-        return Ok(());
+        let failed = |e: Error| Error::Kernel { op: launcher.name, message: e.to_string(), tensors: describe() };
+        return device.settle().map_err(failed);
     }
     let place = if status.where_.is_null() {
         String::new()

@@ -11,45 +11,46 @@ fn key(name: &str) -> String {
 
 /// Every LoRA matrix without its padding, named as PEFT names it.
 pub fn adapter_tensors(params: &Params, rank: usize) -> Result<Vec<NamedTensor>> {
-    let masters = params.state.master.read_f32()?;
-    let tensors = params.iter().filter(|(_, group, _)| *group == Group::Lora).map(|(param, _, range)| {
-        let stored = param.value.shape();
-        let values = unpad(&param.name, stored, &masters[range], rank);
-        let shape = if param.name.ends_with("lora_A") { vec![rank, stored[1]] } else { vec![stored[0], rank] };
-        NamedTensor { name: key(&param.name), shape, values }
+    let tensors = params.iter().filter(|(_, group)| *group == Group::Lora).map(|(param, _)| {
+        let (stored, masters) = params.read(&param.name)?.expect("a parameter of theirs");
+        let values = unpad(&param.name, &stored, &masters, rank);
+        Ok(NamedTensor { name: key(&param.name), shape: unpadded(&param.name, &stored, rank).to_vec(), values })
     });
-    Ok(tensors.collect())
+    tensors.collect()
 }
 
 /// The head's tensors, fp32, named as in eci_head.safetensors.
 pub fn head_tensors(params: &Params) -> Result<Vec<NamedTensor>> {
-    let masters = params.state.master.read_f32()?;
-    let tensors = params.iter().filter(|(_, group, _)| *group == Group::Head).map(|(param, _, range)| NamedTensor {
-        name: param.name.trim_start_matches("head.").into(),
-        shape: param.value.shape().to_vec(),
-        values: masters[range].to_vec(),
+    let tensors = params.iter().filter(|(_, group)| *group == Group::Head).map(|(param, _)| {
+        let (shape, values) = params.read(&param.name)?.expect("a parameter of theirs");
+        Ok(NamedTensor { name: param.name.trim_start_matches("head.").into(), shape, values })
     });
-    Ok(tensors.collect())
+    tensors.collect()
 }
 
 /// Puts an adapter's matrices into the padded masters.
 pub fn put_adapter(params: &Params, rank: usize, tensors: &[NamedTensor]) -> Result<()> {
-    let mut masters = params.state.master.read_f32()?;
-    for (param, _, range) in params.iter().filter(|(_, group, _)| *group == Group::Lora) {
+    for (param, _) in params.iter().filter(|(_, group)| *group == Group::Lora) {
         let name = key(&param.name);
         let Some(tensor) = tensors.iter().find(|t| t.name == name) else { bail_input!("the adapter has no {name}") };
         let stored = param.value.shape();
-        let wanted = if param.name.ends_with("lora_A") { [rank, stored[1]] } else { [stored[0], rank] };
+        let wanted = unpadded(&param.name, stored, rank);
         if tensor.shape != wanted {
             bail_input!("{name}: the adapter has {:?}, the base with rank {rank} needs {wanted:?}", tensor.shape);
         }
         let [rows, cols] = wanted;
+        let mut padded = vec![0.0; param.value.n_elems()];
         for r in 0..rows {
-            let at = range.start + r * stored[1];
-            masters[at..at + cols].copy_from_slice(&tensor.values[r * cols..(r + 1) * cols]);
+            padded[r * stored[1]..][..cols].copy_from_slice(&tensor.values[r * cols..(r + 1) * cols]);
         }
+        params.write(&param.name, &padded)?;
     }
-    params.write_masters(&masters)
+    Ok(())
+}
+
+/// The shape without the padding of ranks.
+fn unpadded(name: &str, stored: &[usize], rank: usize) -> [usize; 2] {
+    if name.ends_with("lora_A") { [rank, stored[1]] } else { [stored[0], rank] }
 }
 
 /// The part of a padded matrix that exists: the first `rank` rows of A, columns of B.

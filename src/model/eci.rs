@@ -29,6 +29,14 @@ pub struct EciPlan {
     layers: Vec<(ParamIndex, ParamIndex)>,
 }
 
+impl EciPlan {
+    /// Says that at most `rows` sequences reach the head in an optimiser step: the first layer, which is the wide one, then
+    /// keeps the factors of its gradient where they are smaller. Gives back whether it does.
+    pub fn factor(&self, builder: &mut ParamsBuilder, rows: usize) -> bool {
+        self.layers.first().is_some_and(|(weight, _)| builder.factor(*weight, rows))
+    }
+}
+
 impl EciHead {
     /// Registers the head's parameters, with PyTorch's default initialisation of a linear layer: uniform in ±1/sqrt(in).
     pub fn plan(builder: &mut ParamsBuilder, config: &EciConfig) -> Result<EciPlan> {

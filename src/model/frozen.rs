@@ -23,10 +23,15 @@ pub fn write_dense(t: &Tensor, host: &HostTensor) -> Result<()> {
 /// The values on the device exactly, for quantising: in bf16 where they are bf16 and the device stores that, else in fp32,
 /// since rounding first would give other codes.
 pub fn upload_exact(device: &Device, name: &str, host: &HostTensor) -> Result<Tensor> {
-    let as_stored = host.dtype == HostDType::BF16 && device.act() == DType::Bf16;
-    let t = device.empty(name, if as_stored { DType::Bf16 } else { DType::F32 }, &host.shape)?;
+    let t = device.empty(name, exact_dtype(device, host), &host.shape)?;
     write_dense(&t, host)?;
     Ok(t)
+}
+
+/// The type in which [`upload_exact`] holds the values.
+pub fn exact_dtype(device: &Device, host: &HostTensor) -> DType {
+    let as_stored = host.dtype == HostDType::BF16 && device.act() == DType::Bf16;
+    if as_stored { DType::Bf16 } else { DType::F32 }
 }
 
 /// Fills a weight with the bytes of the file; a weight of another size or kind is a fault of the caller.

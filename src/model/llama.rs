@@ -12,10 +12,11 @@ use crate::ops::attention::attention;
 use crate::ops::blocks8;
 use crate::ops::dropout::Dropout;
 use crate::ops::embedding::embedding;
-use crate::ops::linear::{Linear, Outputs, Through, linear};
+use crate::ops::linear::{Linear, Outputs, SharedDecoder, Through, linear};
 use crate::ops::rms_norm::rms_norm;
 use crate::ops::rotary::{RotaryTable, rotary};
 use crate::ops::sequences::SequenceLayout;
+use crate::ops::stow::{HostWay, Shelf, Stowed};
 use crate::ops::swiglu::swiglu;
 use crate::tape::{Again, Hold, Pass, Tape, Var};
 use std::cell::RefCell;
@@ -65,6 +66,10 @@ pub struct Llama {
     pub layers: Vec<Rc<Layer>>,
     /// Cosines and sines of every position.
     pub rotary: Arc<RotaryTable>,
+    /// Decodes weights in NF4, one request ahead.
+    pub decoder: Option<SharedDecoder>,
+    /// Moves activations to host memory and back.
+    pub host_way: Rc<HostWay>,
 }
 
 /// How one forward pass runs.
@@ -81,6 +86,14 @@ impl Llama {
     pub fn forward(&self, tape: &mut Tape, batch: &Batch, options: &RunOptions) -> Result<Var> {
         let layout = Arc::new(batch.layout(tape.device())?);
         self.run(tape, &batch.ids, &layout, options, None)
+    }
+
+    /// A pass over a micro-batch has ended, its backward included: the next one begins as this one did.
+    pub fn rest(&self) -> Result<()> {
+        if let Some(decoder) = &self.decoder {
+            decoder.borrow_mut().rest();
+        }
+        self.host_way.settle()
     }
 
     /// The same for decoding: new tokens only, keys and values of all tokens in `cache`.
@@ -102,7 +115,7 @@ impl Llama {
         options: &RunOptions,
         cache: Option<&Rc<RefCell<KvCache>>>,
     ) -> Result<Var> {
-        let eps = self.config.rms_eps;
+        let (eps, shelf) = (self.config.rms_eps, Rc::new(Shelf::default()));
         let embedded = embedding(tape, &self.embedding, ids)?;
         let first = self.layers.first().map_or(&self.norm, |layer| &layer.attention_norm);
         let mut stream = <[Var; 2]>::from(rms_norm(tape, &embedded, None, first, eps)?);
@@ -118,6 +131,8 @@ impl Llama {
                 cache: cache.cloned(),
                 index,
                 keep,
+                host_way: self.host_way.clone(),
+                shelf: shelf.clone(),
             };
             let hold = if keep == Keep::Input { Hold::Inputs } else { Hold::Nodes };
             let place = format!("layer {index}");
@@ -144,6 +159,8 @@ struct LayerPass {
     cache: Option<Rc<RefCell<KvCache>>>,
     index: usize,
     keep: Keep,
+    host_way: Rc<HostWay>,
+    shelf: Rc<Shelf>,
 }
 
 impl LayerPass {
@@ -176,18 +193,31 @@ impl LayerPass {
         let through = Through { name: "gate, up", dropout: self.dropout(4), outputs };
         let [gate, up] = take(linear(tape, &x, &[&l.gate, &l.up], through)?);
         drop(x);
-        swiglu(tape, &self.stow(tape, gate)?, &self.stow(tape, up)?)
+        let [gate, up] = self.stow(tape, gate, up)?;
+        swiglu(tape, &gate, &up)
     }
 
-    /// The value in the form in which this layer's policy keeps it for the backward.
-    fn stow(&self, tape: &Tape, x: Var) -> Result<Var> {
-        Ok(match self.keep {
-            Keep::Eight if tape.recording() => {
-                let blocks = blocks8::quantize("gate, up in 8 bits", x.value())?;
-                x.made_by(Again::new(move || blocks.dequantize("gate, up")))
+    /// Gate and up in the form in which this layer's policy keeps them for the backward.
+    fn stow(&self, tape: &Tape, gate: Var, up: Var) -> Result<[Var; 2]> {
+        let values = [gate.value(), up.value()];
+        let stowed = match self.keep {
+            _ if !tape.recording() => return Ok([gate, up]),
+            Keep::Eight => {
+                let eight = |x| Ok(Stowed::Eight(blocks8::quantize("gate, up in 8 bits", x)?));
+                values.into_iter().map(eight).collect::<Result<_>>()?
             }
-            _ => x,
-        })
+            Keep::Host => {
+                let copies = self.host_way.stow("gate, up", values.map(Clone::clone).to_vec())?;
+                copies.into_iter().map(Stowed::Host).collect()
+            }
+            Keep::Outputs | Keep::GateUp | Keep::Input => return Ok([gate, up]),
+        };
+        let place = self.shelf.put(stowed);
+        let fetched = |x: Var, i: usize| {
+            let shelf = self.shelf.clone();
+            x.made_by(Again::new(move || shelf.fetch(place, i, "gate, up")))
+        };
+        Ok([fetched(gate, 0), fetched(up, 1)])
     }
 
     fn attention(&self, tape: &mut Tape, x: &Var) -> Result<Var> {

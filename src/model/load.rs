@@ -3,11 +3,14 @@
 use crate::checkpoint::{LINEARS, LlamaConfig};
 use crate::device::Device;
 use crate::model::llama::{Layer, Llama};
-use crate::model::weights::{Source, Weights};
+use crate::model::weights::{FrozenWeight, Source, Weights};
 use crate::model::{Group, Init, ParamIndex, Params, ParamsBuilder};
-use crate::ops::linear::{Linear, Lora, padded_rank};
+use crate::ops::decoder::Decoder;
+use crate::ops::linear::{Linear, Lora, SharedDecoder, Weight, padded_rank};
 use crate::ops::rotary::RotaryTable;
+use crate::ops::stow::HostWay;
 use crate::{Result, bail_input};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -64,13 +67,20 @@ pub fn load<T>(
         true => embedding.clone(),
         false => weights.vocabulary("output layer", "lm_head.weight")?,
     };
+    let decoder = decoder(device, &config, quantise)?;
     let mut layers = Vec::new();
     for index in 0..config.n_layers {
         let prefix = format!("model.layers.{index}");
         let linear = |name: &'static str| -> Result<Linear> {
             let (n_out, n_in) = linear_shape(&config, name);
             let name_on_disk = format!("{prefix}.{name}");
-            let weight = weights.linear(&format!("{name_on_disk}.weight"), [n_out, n_in])?;
+            let weight = match (weights.linear(&format!("{name_on_disk}.weight"), [n_out, n_in])?, &decoder) {
+                (FrozenWeight::Dense(w), _) => Weight::Dense(w),
+                (FrozenWeight::Nf4(w), Some(decoder)) => Weight::Nf4(w, decoder.clone()),
+                (FrozenWeight::Nf4(_), None) => {
+                    bail_input!("{name_on_disk} is in NF4, but config.json has no quantization_config")
+                }
+            };
             let lora = planned.iter().find(|p| p.layer == index && p.linear == name).map(|p| {
                 let spec = lora.expect("planned from it");
                 Lora { a: params.get(p.a), b: params.get(p.b), rank: spec.rank, scale: spec.scale }
@@ -92,7 +102,19 @@ pub fn load<T>(
     }
     let norm = weights.norm("model.norm.weight")?;
     let rotary = Arc::new(RotaryTable::new(device, config.max_positions, config.head_dim, config.rope_theta)?);
-    Ok((Llama { config, embedding, head, norm, layers, rotary }, params, extra))
+    let host_way = Rc::new(HostWay::new(device));
+    Ok((Llama { config, embedding, head, norm, layers, rotary, decoder, host_way }, params, extra))
+}
+
+/// The decoder of a base in NF4. A request is one weight in the forward; in the backward those that share an input.
+fn decoder(device: &Device, config: &LlamaConfig, quantise: Quantise) -> Result<Option<SharedDecoder>> {
+    if quantise == Quantise::None && config.nf4.is_none() {
+        return Ok(None);
+    }
+    let [q, k, v, o, gate, up, down] = config.linears().map(|(_, shape)| shape);
+    let groups: [&[[usize; 2]]; 4] = [&[q, k, v], &[o], &[gate, up], &[down]];
+    let largest = groups.iter().map(|shapes| Decoder::request_elems(device.act(), shapes)).max().unwrap_or(0);
+    Ok(Some(Rc::new(RefCell::new(Decoder::new(device, largest)?))))
 }
 
 /// (out, in) of a linear.

@@ -1,11 +1,13 @@
-//! Everything trainable, in flat buffers: LoRA first, then the head, so that one pass gives the gradient norm and one
-//! launch a group updates it.
+//! Everything trainable: the parameters of two groups, LoRA and the head, in the flat buffers of each (flat.rs).
+//!
+//! Values go to and from the host one parameter at a time: of 13B's 160 million trainable numbers no second copy is made.
 
 use crate::Result;
 use crate::data::SplitMix64;
-use crate::device::{DType, Device, Tensor};
-use crate::ops::adamw::AdamwState;
-use crate::tape::Param;
+use crate::device::{Device, Tensor};
+use crate::model::flat::{ALIGN, Flat, OptimiserStates, Stretch};
+use crate::ops::adamw::AdamwConfig;
+use crate::tape::{Factors, Gradient, Param};
 
 /// What a group of parameters has in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +16,24 @@ pub enum Group {
     Lora,
     /// The ECI head: kernels read the fp32 masters themselves.
     Head,
+}
+
+impl Group {
+    /// In the table of device memory.
+    pub(super) fn title(self) -> &'static str {
+        match self {
+            Group::Lora => "LoRA",
+            Group::Head => "ECI",
+        }
+    }
+
+    /// In the file of a run's state.
+    pub(super) fn key(self) -> &'static str {
+        match self {
+            Group::Lora => "lora",
+            Group::Head => "head",
+        }
+    }
 }
 
 /// How a parameter starts.
@@ -37,15 +57,27 @@ struct Spec {
     group: Group,
     shape: Vec<usize>,
     init: Init,
+    /// In the flat buffers of its group.
     offset: usize,
+    /// Rows a step, where the gradient is kept as factors.
+    factors: Option<usize>,
+}
+
+impl Spec {
+    fn n_elems(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    fn end(&self) -> usize {
+        self.offset + self.n_elems().div_ceil(ALIGN) * ALIGN
+    }
 }
 
 /// Collects names and sizes before anything is allocated.
 #[derive(Default)]
 pub struct ParamsBuilder {
     specs: Vec<Spec>,
-    n_elems: usize,
-    lora_elems: usize,
+    states: OptimiserStates,
 }
 
 /// Index of a parameter in [`Params`].
@@ -53,64 +85,83 @@ pub struct ParamsBuilder {
 pub struct ParamIndex(usize);
 
 impl ParamsBuilder {
-    /// Registers a parameter. All of a model's LoRA matrices come before its head.
+    /// Registers a parameter.
     pub fn add(&mut self, group: Group, name: String, shape: &[usize], init: Init) -> ParamIndex {
-        assert!(group == Group::Head || self.lora_elems == self.n_elems, "LoRA parameters come first");
-        let n = shape.iter().product::<usize>();
-        self.specs.push(Spec { name, group, shape: shape.to_vec(), init, offset: self.n_elems });
-        // Every parameter starts on a multiple of 8 elements: a 16-byte access of the bf16 copy. The gap stays zero.
-        self.n_elems += n.div_ceil(8) * 8;
-        if group == Group::Lora {
-            self.lora_elems = self.n_elems;
-        }
+        let offset = self.specs.iter().rev().find(|s| s.group == group).map_or(0, Spec::end);
+        self.specs.push(Spec { name, group, shape: shape.to_vec(), init, offset, factors: None });
         ParamIndex(self.specs.len() - 1)
+    }
+
+    /// How AdamW's moments are stored; fp32 where nothing is said.
+    pub fn optimiser_states(&mut self, states: OptimiserStates) {
+        self.states = states;
+    }
+
+    /// Says that at most `rows` rows pass through a weight [out, in] in an optimiser step: its gradient is kept as their
+    /// factors where that is smaller. Gives back whether it is.
+    pub fn factor(&mut self, weight: ParamIndex, rows: usize) -> bool {
+        let spec = &mut self.specs[weight.0];
+        let shape: [usize; 2] = spec.shape.as_slice().try_into().expect("a weight [out, in]");
+        let smaller = Factors::are_smaller(rows, shape);
+        spec.factors = smaller.then_some(rows);
+        smaller
     }
 
     /// Allocates the flat buffers and draws the initial values. The same seed gives the same bytes.
     pub fn build(self, device: &Device, seed: u64) -> Result<Params> {
-        let n = self.n_elems.max(8);
-        let flat = |name: &str| device.zeros(name, DType::F32, &[n]);
-        let copy = match self.lora_elems {
-            0 => None,
-            lora => Some(device.zeros("lora copy", device.act(), &[lora])?),
+        let mut flats = Vec::new();
+        for group in [Group::Lora, Group::Head] {
+            let stretches = stretches(self.specs.iter().filter(|s| s.group == group));
+            if !stretches.is_empty() {
+                flats.push(Flat::new(device, group, &stretches, self.states)?);
+            }
+        }
+        let param = |spec: &Spec| {
+            let flat = flats.iter().find(|f| f.group == spec.group).expect("a group with this parameter");
+            let part = |whole: &Tensor, at: usize| whole.rows(at, at + spec.n_elems()).view(&spec.shape);
+            let value = part(flat.copy.as_ref().unwrap_or(&flat.masters), spec.offset);
+            let section =
+                flat.sections.iter().find(|s| s.range.contains(&spec.offset)).expect("sections cover the group");
+            let grad = match &section.weights.grad {
+                Gradient::Stored(whole) => Gradient::Stored(part(whole, spec.offset - section.range.start)),
+                factors => factors.clone(),
+            };
+            Param::with(spec.name.clone(), value, grad)
         };
-        let state = AdamwState {
-            master: flat("masters")?,
-            grad: flat("gradients of all")?,
-            m: flat("adam m")?,
-            v: flat("adam v")?,
-            copy,
-        };
-        let part = |whole: &Tensor, spec: &Spec| {
-            let n = spec.shape.iter().product::<usize>();
-            whole.rows(spec.offset, spec.offset + n).view(&spec.shape)
-        };
-        let params: Vec<Param> = self
-            .specs
-            .iter()
-            .map(|spec| {
-                let values = match spec.group {
-                    Group::Lora => state.copy.as_ref().expect("allocated with the first LoRA parameter"),
-                    Group::Head => &state.master,
-                };
-                Param::new(spec.name.clone(), part(values, spec), part(&state.grad, spec))
-            })
-            .collect();
-        let mut values = vec![0.0; n];
-        for (i, spec) in self.specs.iter().enumerate() {
+        let params = self.specs.iter().map(param).collect();
+        let built = Params { device: device.clone(), specs: self.specs, params, flats };
+        for (i, spec) in built.specs.iter().enumerate() {
             let Init::Uniform { bound, rows, cols } = spec.init else { continue };
             let mut random = SplitMix64::new(seed, i as u64);
             let stride = *spec.shape.last().expect("a shape");
+            let mut values = vec![0.0; spec.n_elems()];
             for r in 0..rows {
                 for c in 0..cols {
-                    values[spec.offset + r * stride + c] = (unit(&mut random) * 2.0 - 1.0) * bound;
+                    values[r * stride + c] = (unit(&mut random) * 2.0 - 1.0) * bound;
                 }
             }
+            built.write_at(i, &values)?;
         }
-        let built = Params { device: device.clone(), specs: self.specs, params, state };
-        built.write_masters(&values)?;
         Ok(built)
     }
+}
+
+/// A group's parameters as stretches with one gradient each: LoRA's matrices are one; a parameter of the head is always
+/// one of its own, so that the norm is summed in the same order however a gradient is kept.
+fn stretches<'a>(specs: impl Iterator<Item = &'a Spec>) -> Vec<Stretch> {
+    let mut found: Vec<Stretch> = Vec::new();
+    for spec in specs {
+        match found.last_mut() {
+            Some(last) if spec.group == Group::Lora => last.range.end = spec.end(),
+            _ => {
+                let factors = spec.factors.map(|rows| (rows, [spec.shape[0], spec.shape[1]]));
+                // Factors describe the weight alone; the gap behind it belongs to no stretch.
+                let end = if factors.is_some() { spec.offset + spec.n_elems() } else { spec.end() };
+                found.push(Stretch { range: spec.offset..end, factors });
+            }
+        }
+    }
+    found
 }
 
 /// The trainable state of a run.
@@ -118,9 +169,11 @@ pub struct Params {
     device: Device,
     specs: Vec<Spec>,
     params: Vec<Param>,
-    /// Masters, gradients, moments and the LoRA part's copy in storage type, all flat.
-    pub state: AdamwState,
+    flats: Vec<Flat>,
 }
+
+/// All masters, on the host: for going back to the best ones.
+pub type HostMasters = Vec<Vec<f32>>;
 
 impl Params {
     /// A parameter.
@@ -128,55 +181,102 @@ impl Params {
         self.params[index.0].clone()
     }
 
-    /// All parameters with their group and their range in the flat buffers.
-    pub fn iter(&self) -> impl Iterator<Item = (&Param, Group, std::ops::Range<usize>)> {
-        self.specs.iter().zip(&self.params).map(|(s, p)| (p, s.group, s.offset..s.offset + p.value.n_elems()))
+    /// All parameters with their group.
+    pub fn iter(&self) -> impl Iterator<Item = (&Param, Group)> {
+        self.specs.iter().zip(&self.params).map(|(s, p)| (p, s.group))
     }
 
-    /// Elements `begin..end` of the flat buffers that a group takes.
-    pub fn range(&self, group: Group) -> std::ops::Range<usize> {
-        let lora =
-            self.specs.iter().filter(|s| s.group == Group::Lora).map(|s| s.offset + elems8(s)).max().unwrap_or(0);
-        match group {
-            Group::Lora => 0..lora,
-            Group::Head => lora..self.specs.last().map_or(0, |s| s.offset + elems8(s)),
-        }
-    }
-
-    /// Trainable numbers in the model's own sizes, padding included.
+    /// Trainable numbers in the model's own sizes, the padding of ranks included.
     pub fn n_elems(&self) -> usize {
-        self.range(Group::Head).end
-    }
-
-    /// Overwrites all masters and the copy that kernels read.
-    pub fn write_masters(&self, values: &[f32]) -> Result<()> {
-        self.state.master.write_f32(values)?;
-        match &self.state.copy {
-            Some(copy) => copy.write_f32(&values[self.range(Group::Lora)]),
-            None => Ok(()),
-        }
+        self.specs.iter().map(Spec::n_elems).sum()
     }
 
     /// The masters of one parameter.
     pub fn read(&self, name: &str) -> Result<Option<(Vec<usize>, Vec<f32>)>> {
-        let Some((param, _, range)) = self.iter().find(|(p, ..)| p.name == name) else { return Ok(None) };
-        Ok(Some((param.value.shape().to_vec(), self.state.master.rows(range.start, range.end).read_f32()?)))
+        let Some(i) = self.position(name) else { return Ok(None) };
+        let spec = &self.specs[i];
+        let masters = self.flat(spec.group).masters.rows(spec.offset, spec.offset + spec.n_elems());
+        Ok(Some((spec.shape.clone(), masters.read_f32()?)))
+    }
+
+    /// Overwrites the masters of one parameter and what kernels read; false where there is none of this name.
+    pub fn write(&self, name: &str, values: &[f32]) -> Result<bool> {
+        self.position(name).map_or(Ok(false), |i| self.write_at(i, values).map(|()| true))
+    }
+
+    /// All masters.
+    pub fn read_masters(&self) -> Result<HostMasters> {
+        self.flats.iter().map(|flat| flat.masters.read_f32()).collect()
+    }
+
+    /// Overwrites all masters and what kernels read.
+    pub fn write_masters(&self, masters: &HostMasters) -> Result<()> {
+        assert_eq!(masters.len(), self.flats.len(), "as many groups as were read");
+        self.flats.iter().zip(masters).try_for_each(|(flat, values)| flat.write(0, values))
     }
 
     /// Starts a new optimiser step: gradients count as not written. Those that no backward reaches must read as zero.
     pub fn reset_grads(&self) -> Result<()> {
         self.params.iter().for_each(Param::reset);
-        self.state.grad.fill_zero()
+        self.gradients().iter().try_for_each(|gradient| match gradient {
+            Gradient::Stored(tensor) => tensor.fill_zero(),
+            Gradient::Factors(_) => Ok(()),
+        })
+    }
+
+    /// All gradients, in a few flat parts.
+    pub fn gradients(&self) -> Vec<&Gradient> {
+        self.flats.iter().flat_map(|flat| &flat.sections).map(|section| &section.weights.grad).collect()
+    }
+
+    /// The parameter whose gradient is element `at` of part `part` of [`Params::gradients`].
+    pub fn name_at(&self, part: usize, at: usize) -> &str {
+        let mut parts = self.flats.iter().flat_map(|flat| flat.sections.iter().map(move |section| (flat, section)));
+        let (flat, section) = parts.nth(part).expect("a part that exists");
+        let at = section.range.start + at;
+        let holds = |s: &&Spec| s.group == flat.group && (s.offset..s.end()).contains(&at);
+        self.specs.iter().find(holds).map_or("padding", |s| &s.name)
+    }
+
+    /// One AdamW update of a group, if there is one.
+    pub fn update(&self, group: Group, config: &AdamwConfig, clip: &Tensor, step: usize) -> Result<()> {
+        let mut flats = self.flats.iter().filter(|flat| flat.group == group);
+        flats.try_for_each(|flat| flat.update(config, clip, step))
+    }
+
+    /// What the rest of a run depends on, by name: masters and moments, as they are stored.
+    pub fn state(&self) -> Vec<(String, Tensor)> {
+        self.flats.iter().flat_map(Flat::state).collect()
+    }
+
+    /// Makes the copies that kernels read anew, after the tensors of [`Params::state`] were overwritten.
+    pub fn refresh_copies(&self) -> Result<()> {
+        for spec in self.specs.iter().filter(|s| self.flat(s.group).copy.is_some()) {
+            let flat = self.flat(spec.group);
+            let masters = flat.masters.rows(spec.offset, spec.offset + spec.n_elems());
+            flat.write(spec.offset, &masters.read_f32()?)?;
+        }
+        Ok(())
     }
 
     /// The device.
     pub fn device(&self) -> &Device {
         &self.device
     }
-}
 
-fn elems8(spec: &Spec) -> usize {
-    spec.shape.iter().product::<usize>().div_ceil(8) * 8
+    fn position(&self, name: &str) -> Option<usize> {
+        self.specs.iter().position(|s| s.name == name)
+    }
+
+    fn flat(&self, group: Group) -> &Flat {
+        self.flats.iter().find(|flat| flat.group == group).expect("a group with a parameter")
+    }
+
+    fn write_at(&self, index: usize, values: &[f32]) -> Result<()> {
+        let spec = &self.specs[index];
+        assert_eq!(values.len(), spec.n_elems(), "the values of {}", spec.name);
+        self.flat(spec.group).write(spec.offset, values)
+    }
 }
 
 /// Uniform in [0, 1): the upper 24 bits, which fp32 holds exactly.

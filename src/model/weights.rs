@@ -5,8 +5,7 @@
 use crate::checkpoint::{HostTensor, HostWeight, LlamaConfig, ModelFolder};
 use crate::device::{Device, Tensor};
 use crate::model::Quantise;
-use crate::model::frozen::{fill_nf4, write_dense};
-use crate::ops::linear::Weight;
+use crate::model::frozen::{exact_dtype, fill_nf4, write_dense};
 use crate::ops::nf4::{Nf4Weight, nested_map_on};
 use crate::{Result, bail_input};
 
@@ -36,16 +35,19 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// A tensor of the files; none where only sizes are known.
     fn host(self, name: &str, shape: &[usize]) -> Result<Option<HostTensor<'a>>> {
         match self {
-            Source::Folder(folder) => {
-                let host = folder.tensor(name, shape)?;
-                refuse_non_finite(name, &host)?;
-                Ok(Some(host))
-            }
+            Source::Folder(folder) => folder.tensor(name, shape).map(Some),
             Source::Sizes(_) => Ok(None),
         }
     }
+}
+
+/// A linear's weight on the device.
+pub(super) enum FrozenWeight {
+    Dense(Tensor),
+    Nf4(Nf4Weight),
 }
 
 /// Puts the tensors of a source on a device.
@@ -76,51 +78,53 @@ impl<'a> Weights<'a> {
         let c = self.source.config();
         let host = self.source.host(name, &[c.vocab, c.hidden])?;
         let table = self.device.zeros(buffer, self.device.act(), &[c.vocab.div_ceil(8) * 8, c.hidden])?;
-        if let Some(host) = host {
-            write_dense(&table.rows(0, c.vocab), &host)?;
-        }
+        self.fill(&table.rows(0, c.vocab), host.as_ref())?;
         Ok(table)
     }
 
     /// A linear's weight [out, in]: as a folder in NF4 holds it, otherwise stored as asked for.
-    pub fn linear(&self, name: &str, shape: [usize; 2]) -> Result<Weight> {
+    pub fn linear(&self, name: &str, shape: [usize; 2]) -> Result<FrozenWeight> {
         let config = self.source.config();
         if let Some(stored) = config.nf4_of(name) {
             let weight = Nf4Weight::empty(self.device, shape, stored.double.then_some(&self.nested_map))?;
             if let Source::Folder(folder) = self.source
+                && !self.device.is_paper()
                 && let HostWeight::Nf4(host) = folder.linear(name, shape)?
             {
                 fill_nf4(&weight, &host)?;
             }
-            return Ok(Weight::Nf4(weight));
+            return Ok(FrozenWeight::Nf4(weight));
         }
-        if config.nf4.is_some() {
-            // One of the few that whoever quantised the model left out.
-            return Ok(Weight::Dense(self.dense("frozen weights", name, &shape)?));
+        // Of a folder in NF4: one of the few that whoever quantised the model left out.
+        if self.quantise == Quantise::None || config.nf4.is_some() {
+            return Ok(FrozenWeight::Dense(self.dense("frozen weights", name, &shape)?));
         }
-        let buffer = if self.quantise == Quantise::None { "frozen weights" } else { "a weight before it is quantised" };
-        let dense = self.dense(buffer, name, &shape)?;
-        Ok(match self.quantise {
-            Quantise::None => Weight::Dense(dense),
-            Quantise::Nf4 => Weight::Nf4(Nf4Weight::quantize(&dense, None)?),
-            Quantise::Nf4Double => Weight::Nf4(Nf4Weight::quantize(&dense, Some(&self.nested_map))?),
-        })
+        // Quantised from the file's own values, as `convert quantize` does: rounded to bf16 first, an fp32 weight would
+        // have other codes.
+        let host = self.source.host(name, &shape)?;
+        let dtype = host.as_ref().map_or(self.device.act(), |host| exact_dtype(self.device, host));
+        let exact = self.device.empty("a weight before it is quantised", dtype, &shape)?;
+        self.fill(&exact, host.as_ref())?;
+        let map = (self.quantise == Quantise::Nf4Double).then_some(&self.nested_map);
+        Nf4Weight::quantize(&exact, map).map(FrozenWeight::Nf4)
     }
 
-    /// A tensor in the device's storage type. A value that is no number stops the load with its place.
+    /// A tensor in the device's storage type.
     fn dense(&self, buffer: &str, name: &str, shape: &[usize]) -> Result<Tensor> {
         let host = self.source.host(name, shape)?;
         let t = self.device.empty(buffer, self.device.act(), shape)?;
-        if let Some(host) = host {
-            write_dense(&t, &host)?;
-        }
+        self.fill(&t, host.as_ref())?;
         Ok(t)
     }
-}
 
-fn refuse_non_finite(name: &str, host: &HostTensor) -> Result<()> {
-    if let Some(index) = host.first_non_finite() {
-        bail_input!("{name}: element {index} is not a finite number; the checkpoint is damaged, download it again");
+    /// Writes a tensor's values, if there are any. One that is no number stops the load with its place.
+    fn fill(&self, t: &Tensor, host: Option<&HostTensor>) -> Result<()> {
+        match host {
+            Some(host) if !self.device.is_paper() => {
+                host.check_finite()?;
+                write_dense(t, host)
+            }
+            _ => Ok(()),
+        }
     }
-    Ok(())
 }

@@ -1,28 +1,23 @@
-//! One AdamW update of a group of weights in flat arrays (kernels/adamw.h).
+//! One AdamW update of a stretch of flat weights (kernels/adamw.h).
 
-use crate::device::{DType, Tensor};
-use crate::ffi::{self, lc_adamw_args};
+use crate::device::{DType, Device, Tensor};
+use crate::ffi::{self, lc_adamw_args, lc_adamw_step};
+use crate::tape::Gradient;
 use crate::{Error, Result};
-use std::ops::Range;
 use std::ptr::null_mut;
 
-/// The flat arrays of the optimiser. All but `copy` are fp32 [n].
+/// A stretch of flat weights and what moves them.
 #[derive(Debug, Clone)]
-pub struct AdamwState {
-    /// Master weights.
+pub struct Weights {
+    /// [n] fp32, the masters.
     pub master: Tensor,
-    /// Their gradients.
-    pub grad: Tensor,
-    /// First moments, zero at the start.
-    pub m: Tensor,
-    /// Second moments, zero at the start.
-    pub v: Tensor,
-    /// What kernels read, rounded to storage, where that is not the master itself. May be shorter than the others; groups
-    /// that end within it are copied.
+    /// Of as many elements.
+    pub grad: Gradient,
+    /// [n]: what kernels read, rounded to storage, where that is not the master itself.
     pub copy: Option<Tensor>,
 }
 
-/// What a group of weights is updated with.
+/// What weights are updated with.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamwConfig {
     /// Learning rate of this step.
@@ -37,52 +32,62 @@ pub struct AdamwConfig {
     pub weight_decay: f64,
 }
 
-/// Updates the elements `group`. `clip`, [1] on the device, multiplies the gradients (0: nothing is changed); `step` is 1
-/// for the first update.
+/// Updates `w` and the moments `m` and `v`, fp32 [n], zero at the start. `clip`, [1] on the device, multiplies the
+/// gradients (0: nothing is changed); `step` is 1 for the first update.
 pub fn adamw(
-    state: &AdamwState,
-    group: Range<usize>,
+    w: &Weights,
+    [m, v]: [&Tensor; 2],
     config: &AdamwConfig,
     clip: Option<&Tensor>,
     step: usize,
 ) -> Result<()> {
-    let device = state.master.device();
-    let [n] = state.master.dims("adamw master")?;
-    for (what, tensor) in [("master", &state.master), ("grad", &state.grad), ("m", &state.m), ("v", &state.v)] {
-        tensor.expect(&format!("adamw {what}"), DType::F32, &[n])?;
-    }
-    if let Some(clip) = clip {
-        clip.expect("adamw clip", DType::F32, &[1])?;
-    }
-    if group.is_empty() || group.end > n {
-        return Err(Error::Shape(format!("adamw: group {group:?} of {n} weights")));
-    }
-    let copy = match &state.copy {
-        None => null_mut(),
-        Some(copy) => {
-            let [n_copied] = copy.dims("adamw copy")?;
-            copy.expect("adamw copy", device.act(), &[n_copied])?;
-            if group.start < n_copied && group.end > n_copied {
-                return Err(Error::Shape(format!("adamw: group {group:?} lies across the end {n_copied} of the copy")));
-            }
-            if group.end <= n_copied { copy.ptr() } else { null_mut() }
-        }
-    };
+    let n = w.check(clip)?;
+    m.expect("adamw m", DType::F32, &[n])?;
+    v.expect("adamw v", DType::F32, &[n])?;
     let args = lc_adamw_args {
-        master: state.master.ptr(),
-        grad: state.grad.ptr(),
-        m: state.m.ptr(),
-        v: state.v.ptr(),
-        copy,
+        master: w.master.ptr(),
+        grad: w.grad.args(),
+        m: m.ptr(),
+        v: v.ptr(),
+        copy: w.copy_ptr(),
         clip: clip.map_or(null_mut(), |t| t.ptr()),
-        offset: group.start as i64,
-        n: group.len() as i64,
-        lr: config.lr,
-        beta1: config.beta1,
-        beta2: config.beta2,
-        eps: config.eps,
-        weight_decay: config.weight_decay,
-        step: step as i32,
+        n: n as i64,
+        step: config.at(step),
     };
-    ffi::launch(device, &ffi::ADAMW, &args, &[&state.master, &state.grad])
+    ffi::launch(w.device(), &ffi::ADAMW, &args, &[&w.master, m, v])
+}
+
+impl Weights {
+    /// The device they lie on.
+    pub fn device(&self) -> &Device {
+        self.master.device()
+    }
+
+    /// Holds the parts to one size and gives it back.
+    pub(super) fn check(&self, clip: Option<&Tensor>) -> Result<usize> {
+        let [n] = self.master.dims("adamw master")?;
+        self.master.expect("adamw master", DType::F32, &[n])?;
+        if self.grad.n_elems() != n {
+            return Err(Error::Shape(format!("adamw: {n} weights, a gradient {:?}", self.grad.shape())));
+        }
+        if let Gradient::Stored(grad) = &self.grad {
+            grad.expect("adamw grad", DType::F32, grad.shape())?;
+        }
+        if let Some(copy) = &self.copy {
+            copy.expect("adamw copy", self.device().act(), &[n])?;
+        }
+        clip.map_or(Ok(()), |clip| clip.expect("adamw clip", DType::F32, &[1]))?;
+        Ok(n)
+    }
+
+    pub(super) fn copy_ptr<T>(&self) -> *mut T {
+        self.copy.as_ref().map_or(null_mut(), Tensor::ptr)
+    }
+}
+
+impl AdamwConfig {
+    pub(super) fn at(&self, step: usize) -> lc_adamw_step {
+        let AdamwConfig { lr, beta1, beta2, eps, weight_decay } = *self;
+        lc_adamw_step { lr, beta1, beta2, eps, weight_decay, step: step as i32 }
+    }
 }

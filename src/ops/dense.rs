@@ -3,7 +3,7 @@
 use crate::Result;
 use crate::device::DType;
 use crate::ffi::{self, lc_dense_bwd_args, lc_dense_fwd_args};
-use crate::tape::{Grads, Node, Param, Saved, Tape, Var, VarId};
+use crate::tape::{Gradient, Grads, Node, Param, Saved, Tape, Var, VarId};
 use std::ptr::null_mut;
 
 /// `x` [B,in], `weight` [out,in] and `bias` [out], all fp32, to [B,out].
@@ -46,6 +46,13 @@ impl Node for Dense {
         let device = grads.device().clone();
         let dy = grads.expect("dense", self.y)?;
         let (x, weight) = (&self.x.value()?, &self.weight.value);
+        let dw = match &self.weight.grad {
+            Gradient::Stored(dw) => dw.ptr(),
+            Gradient::Factors(factors) => {
+                factors.push(&dy, x)?;
+                null_mut()
+            }
+        };
         let slot = self.x.slot();
         let dx = if slot.needs_grad() { Some(grads.open(slot)?) } else { None };
         let args = lc_dense_bwd_args {
@@ -53,8 +60,8 @@ impl Node for Dense {
             x: x.ptr(),
             W: weight.ptr(),
             dx: dx.as_ref().map_or(null_mut(), |(dx, _)| dx.ptr()),
-            dW: self.weight.grad.ptr(),
-            dbias: self.bias.grad.ptr(),
+            dW: dw,
+            dbias: self.bias.grad.stored()?.ptr(),
             B: x.shape()[0] as i32,
             n_in: x.shape()[1] as i32,
             n_out: weight.shape()[0] as i32,

@@ -2,13 +2,18 @@
 
 use crate::Result;
 use crate::device::{DType, Tensor};
-use crate::ffi::{self, LC_GRAD_NORM_SPAN, lc_grad_norm_args};
+use crate::ffi::{self, LC_GRAD_NORM_SPAN, lc_grad_norm_part_args, lc_grad_norm_total_args};
+use crate::tape::Gradient;
 
-/// The norm of one flat gradient, and what was wrong with it.
+const SPAN: usize = LC_GRAD_NORM_SPAN as usize;
+
+/// The norm over several flat gradients, and what was wrong with them.
 #[derive(Debug)]
 pub struct GradNorm {
     norm: Tensor,
     bad: Tensor,
+    /// Where each part's spans begin.
+    first_spans: Vec<usize>,
 }
 
 /// What [`GradNorm::read`] brings to the host.
@@ -20,8 +25,8 @@ pub struct GradReport {
     pub clip: f32,
     /// How many values are NaN or infinite.
     pub n_bad: usize,
-    /// Where the first of them lies.
-    pub first_bad: Option<usize>,
+    /// The part and the element of the first of them.
+    pub first_bad: Option<(usize, usize)>,
 }
 
 impl GradNorm {
@@ -33,30 +38,43 @@ impl GradNorm {
     /// Everything, on the host: waits for the device.
     pub fn read(&self) -> Result<GradReport> {
         let (norm, bad) = (self.norm.read_f32()?, self.bad.read_i32()?);
-        let first_bad = usize::try_from(bad[1]).ok().filter(|_| bad[0] > 0);
+        // A device that only counts reads zeros: it is the count that says whether there is a place.
+        let first_bad = (bad[0] > 0).then(|| {
+            let at = bad[1] as usize;
+            let part = self.first_spans.partition_point(|first| first * SPAN <= at) - 1;
+            (part, at - self.first_spans[part] * SPAN)
+        });
         Ok(GradReport { norm: norm[0], clip: norm[1], n_bad: bad[0] as usize, first_bad })
     }
 }
 
-/// `grad` [n], flat, fp32. `max_norm`: what the norm is held to; infinity for no clipping.
-pub fn grad_norm(grad: &Tensor, max_norm: f32) -> Result<GradNorm> {
-    let device = grad.device();
-    let [n] = grad.dims("grad_norm grad")?;
-    grad.expect("grad_norm grad", DType::F32, &[n])?;
-    let n_spans = n.div_ceil(LC_GRAD_NORM_SPAN as usize);
+/// One norm over all `parts`, fp32. `max_norm`: what it is held to; infinity for no clipping.
+pub fn grad_norm(parts: &[&Gradient], max_norm: f32) -> Result<GradNorm> {
+    let device = parts.first().expect("something is trained").device();
+    let spans: Vec<usize> = parts.iter().map(|part| part.n_elems().div_ceil(SPAN)).collect();
+    let first_spans: Vec<usize> = (0..parts.len()).map(|i| spans[..i].iter().sum()).collect();
+    let n_spans = spans.iter().sum();
     let sums = device.empty("gradient norm", DType::F32, &[n_spans])?;
     let bads = device.empty("gradient norm", DType::I32, &[n_spans, 2])?;
     let norm = device.empty("gradient norm", DType::F32, &[2])?;
     let bad = device.empty("gradient norm", DType::I32, &[2])?;
-    let args = lc_grad_norm_args {
-        grad: grad.ptr(),
+    for ((part, &first), n) in parts.iter().zip(&first_spans).zip(&spans) {
+        if let Gradient::Stored(grad) = part {
+            grad.expect("grad_norm grad", DType::F32, grad.shape())?;
+        }
+        let (sums, bads) = (sums.rows(first, first + n), bads.rows(first, first + n));
+        let args =
+            lc_grad_norm_part_args { grad: part.args(), sums: sums.ptr(), bads: bads.ptr(), n: part.n_elems() as i64 };
+        ffi::launch(device, &ffi::GRAD_NORM_PART, &args, &[&sums, &bads])?;
+    }
+    let args = lc_grad_norm_total_args {
         sums: sums.ptr(),
         bads: bads.ptr(),
         norm: norm.ptr(),
         bad: bad.ptr(),
-        n: n as i64,
+        n_spans: n_spans as i64,
         max_norm,
     };
-    ffi::launch(device, &ffi::GRAD_NORM, &args, &[grad])?;
-    Ok(GradNorm { norm, bad })
+    ffi::launch(device, &ffi::GRAD_NORM_TOTAL, &args, &[&sums, &bads])?;
+    Ok(GradNorm { norm, bad, first_spans })
 }

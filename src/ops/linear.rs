@@ -6,11 +6,14 @@
 //! gradient flows into it.
 
 use crate::device::{DType, Device, Tensor};
+use crate::ops::decoder::Decoder;
 use crate::ops::dropout::Dropout;
 use crate::ops::matmul::{Layout, matmul};
 use crate::ops::nf4::Nf4Weight;
 use crate::tape::{Again, Grads, Node, Param, Saved, Tape, Var, VarId, Write};
 use crate::{Error, Result};
+use std::cell::RefCell;
+use std::rc::Rc;
 
 /// Up to this many tokens NF4 is decoded inside the product, above into a dense scratch first. On the CPU device measured
 /// (`cargo bench -- nf4`: equal at 8 tokens). On a GPU not measured yet: two reads of the weight by a kernel that makes eight
@@ -33,26 +36,43 @@ pub fn padded_rank(rank: usize) -> usize {
 pub enum Weight {
     /// In the storage type.
     Dense(Tensor),
-    /// In NF4.
-    Nf4(Nf4Weight),
+    /// In NF4, decoded with the help of a decoder that the model's linears share.
+    Nf4(Nf4Weight, SharedDecoder),
 }
 
+/// The one decoder of a model.
+pub type SharedDecoder = Rc<RefCell<Decoder>>;
+
 impl Weight {
+    fn nf4(&self) -> Option<(&Nf4Weight, &SharedDecoder)> {
+        match self {
+            Weight::Dense(_) => None,
+            Weight::Nf4(weight, decoder) => Some((weight, decoder)),
+        }
+    }
+
     /// [out, in]
     fn shape(&self) -> Result<[usize; 2]> {
         match self {
             Weight::Dense(w) => w.dims("linear weight"),
-            Weight::Nf4(w) => Ok(w.shape()),
+            Weight::Nf4(w, _) => Ok(w.shape()),
         }
     }
+}
 
-    /// The weight in the storage type: itself, or decoded into scratch that goes back when it is dropped.
-    fn dense(&self) -> Result<Tensor> {
-        match self {
-            Weight::Dense(w) => Ok(w.clone()),
-            Weight::Nf4(w) => w.dequantize("decoded weights"),
-        }
+/// Weights in the storage type: themselves, or decoded together into the decoder's scratch.
+fn dense(weights: &[&Weight]) -> Result<Vec<Tensor>> {
+    let packed: Vec<&Nf4Weight> = weights.iter().filter_map(|w| w.nf4()).map(|(w, _)| w).collect();
+    let mut decoded = match weights.iter().find_map(|w| w.nf4()) {
+        Some((_, decoder)) => decoder.borrow_mut().decode(&packed)?,
+        None => Vec::new(),
     }
+    .into_iter();
+    let one = |weight: &&Weight| match weight {
+        Weight::Dense(w) => w.clone(),
+        Weight::Nf4(..) => decoded.next().expect("one for each weight in NF4"),
+    };
+    Ok(weights.iter().map(one).collect())
 }
 
 /// The trainable addition `scale · B A` of a layer.
@@ -93,7 +113,7 @@ impl Linear {
             a.value.expect(&format!("{name} lora_A"), act, &[r, n_in])?;
             b.value.expect(&format!("{name} lora_B"), act, &[n_out, r])?;
             for p in [a, b] {
-                p.grad.expect(&format!("{name} gradient"), DType::F32, p.value.shape())?;
+                p.grad.stored()?.expect(&format!("{name} gradient"), DType::F32, p.value.shape())?;
             }
         }
         Ok(Linear { name, weight, lora, n_in, n_out })
@@ -106,15 +126,15 @@ impl Linear {
         let y = device.empty(name, device.act(), &[n_tokens, self.n_out])?;
         let lora = u.zip(self.lora.as_ref()).map(|(u, lora)| (u, &lora.b.value));
         match &self.weight {
-            Weight::Nf4(w) if n_tokens <= few_tokens(device) => {
+            Weight::Nf4(w, _) if n_tokens <= few_tokens(device) => {
                 w.matmul(x, &y, Write::Set)?;
                 if let Some(segment) = lora {
                     matmul(Layout::NT, &[segment], &y, 1.0, Write::Add)?;
                 }
             }
             weight => {
-                let w = weight.dense()?;
-                let segments: Vec<_> = [Some((x, &w)), lora].into_iter().flatten().collect();
+                let w = &dense(&[weight])?[0];
+                let segments: Vec<_> = [Some((x, w)), lora].into_iter().flatten().collect();
                 matmul(Layout::NT, &segments, &y, 1.0, Write::Set)?;
             }
         }
@@ -223,9 +243,9 @@ impl Part {
         let (Some(lora), Some(u)) = (&self.layer.lora, &self.u) else { return Ok(None) };
         let v = dy.device().empty("LoRA", dy.dtype(), u.shape())?;
         matmul(Layout::NN, &[(dy, &lora.b.value)], &v, lora.scale, Write::Set)?;
-        matmul(Layout::TN, &[(dy, u)], &lora.b.grad, 1.0, lora.b.next_write())?;
+        matmul(Layout::TN, &[(dy, u)], lora.b.grad.stored()?, 1.0, lora.b.next_write())?;
         let dropped = dropped(x, self.dropout)?;
-        matmul(Layout::TN, &[(&v, &dropped)], &lora.a.grad, 1.0, lora.a.next_write())?;
+        matmul(Layout::TN, &[(&v, &dropped)], lora.a.grad.stored()?, 1.0, lora.a.next_write())?;
         Ok(Some(v))
     }
 }
@@ -245,7 +265,7 @@ impl Node for LinearNode {
         }
         drop(x);
         grads.write(self.x.slot(), |dx, write| {
-            let weights = self.parts.iter().map(|p| p.layer.weight.dense()).collect::<Result<Vec<_>>>()?;
+            let weights = dense(&self.parts.iter().map(|p| &p.layer.weight).collect::<Vec<_>>())?;
             let mut segments: Vec<(&Tensor, &Tensor)> = dys.iter().zip(&weights).collect();
             let mut behind_dropout = Vec::new();
             for (part, v) in self.parts.iter().zip(&vs) {

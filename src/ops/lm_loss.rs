@@ -10,7 +10,7 @@ use crate::tape::{Grads, Node, Tape, Var, VarId, Write};
 use crate::{Result, bail_input};
 
 /// Rows of one chunk: at V = 32,000 their fp32 logits take 128 MiB, and their gradient half of that.
-const CHUNK: usize = 1024;
+pub const CHUNK: usize = 1024;
 
 /// The loss of some rows.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,7 +24,8 @@ pub struct LmLoss {
 }
 
 /// `h` [n,C], `head` [Vp,C] frozen, of which `vocab` rows count, one target a row (negative: none). The gradient is that
-/// of `grad_scale · sum`; it is made here and waits on the tape: no seed is needed. Without recording there is none.
+/// of `grad_scale · sum`; it is made here and waits on the tape: no seed is needed. Without recording there is none. `chunk`
+/// rows have their logits at once ([`CHUNK`]); how many changes no bit of any row.
 pub fn lm_loss(
     tape: &mut Tape,
     h: &Var,
@@ -32,6 +33,7 @@ pub fn lm_loss(
     vocab: usize,
     targets: &[i32],
     grad_scale: f32,
+    chunk: usize,
 ) -> Result<LmLoss> {
     let device = tape.device().clone();
     let [n, c] = h.value().dims("lm_loss h")?;
@@ -48,8 +50,8 @@ pub fn lm_loss(
     let dh = if wants_grad { Some(device.empty("gradients", device.act(), &[n, c])?) } else { None };
     let losses = device.empty("row losses", DType::F32, &[n])?;
     let on_device = device.upload_i32("targets", &[n], targets)?;
-    for begin in (0..n).step_by(CHUNK) {
-        let end = (begin + CHUNK).min(n);
+    for begin in (0..n).step_by(chunk) {
+        let end = (begin + chunk).min(n);
         let (loss, targets) = (losses.rows(begin, end), on_device.rows(begin, end));
         let logits = device.empty("logits", DType::F32, &[end - begin, vp])?;
         matmul(Layout::NT, &[(&h.value().rows(begin, end), head)], &logits, 1.0, Write::Set)?;

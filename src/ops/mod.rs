@@ -2,9 +2,11 @@
 
 pub mod activation;
 pub mod adamw;
+pub mod adamw8;
 pub mod attention;
 pub mod blocks8;
 pub mod cross_entropy;
+pub mod decoder;
 pub mod dense;
 pub mod dropout;
 pub mod eci_pool;
@@ -19,5 +21,6 @@ pub mod rotary;
 pub mod rows;
 pub mod sequences;
 pub mod softmax_ce;
+pub mod stow;
 pub mod swiglu;
 pub mod token_pool;

@@ -6,7 +6,7 @@ use crate::tape::Write;
 use crate::{Error, Result};
 use std::ptr::{null, null_mut};
 
-pub use crate::nf4::{BLOCK, NESTED_BLOCK, NF4_MAP, nested_map};
+pub use crate::nf4::{BLOCK, NESTED_BLOCK, NF4_MAP, dynamic_map, nested_map};
 
 /// Buffers of packed weights, in the memory plan.
 pub const CODES: &str = "NF4 codes";

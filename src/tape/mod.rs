@@ -5,10 +5,12 @@
 //! everything but its inputs and run again when its gradient is asked for: the same kernels on the same inputs, so
 //! bit-equal.
 
+mod gradient;
 mod grads;
 mod param;
 mod value;
 
+pub use gradient::{Factors, Gradient};
 pub use grads::Grads;
 pub use param::Param;
 pub use value::{Again, Saved, Slot, Var, VarId};

@@ -29,6 +29,8 @@ pub struct Planner<'a> {
     pub config: &'a RunConfig,
     /// Sizes of the base.
     pub model: &'a LlamaConfig,
+    /// Its files, or those sizes alone.
+    pub source: Source<'a>,
     /// The head's classes.
     pub classes: &'a [String],
     /// Storage type.
@@ -185,7 +187,7 @@ impl Planner<'_> {
     /// Loads, trains a step and evaluates on paper.
     fn simulate(&self, work: &Work, keep: &[Keep]) -> Result<Found> {
         let device = Device::paper(self.compute, self.cuda);
-        let mut trainer = prepare::trainer(self.config, &device, Source::Sizes(self.model), self.classes)?;
+        let mut trainer = prepare::trainer(self.config, &device, self.source, self.classes)?;
         let dropout = prepare::dropout(self.config, 0);
         let options = RunOptions { keep: keep.into(), dropout };
         for batch in &work.train {
@@ -195,7 +197,7 @@ impl Planner<'_> {
         for batch in &work.eval {
             trainer.losses(std::slice::from_ref(batch))?;
         }
-        Ok(Found { memory: device.memory_use(), pinned: 0 })
+        Ok(Found { memory: device.memory_use(), pinned: device.host_memory_use().peak_bytes })
     }
 
     /// How many tokens of prompts and answers to decode at once without a higher peak, and what that holds. Prompts are
@@ -206,7 +208,7 @@ impl Planner<'_> {
         let mut tokens = (self.config.train.tokens * 4).max(longest);
         loop {
             let device = Device::paper(self.compute, self.cuda);
-            let trainer = prepare::trainer(self.config, &device, Source::Sizes(self.model), self.classes)?;
+            let trainer = prepare::trainer(self.config, &device, self.source, self.classes)?;
             let prompts: Vec<&[u32]> = work.prompts.iter().map(Vec::as_slice).collect();
             // On paper every logit is 0 and the likeliest token the first: as an end of sequence it stops each group after
             // the pass over its prompts, the largest.

@@ -2,11 +2,11 @@
 
 use crate::checkpoint::{EciConfig, LlamaConfig};
 use crate::cli::RunConfig;
-use crate::cli::options::{EciKind, OverLong as Typed, Quant};
+use crate::cli::options::{EciKind, OptimizerStates, OverLong as Typed, Quant};
 use crate::data::{Dropped, OverLong, Record, Room, Share, Template, TextTokenizer, Tokenized};
 use crate::data::{load as load_records, split, split_by_ids, tokenize};
 use crate::device::Device;
-use crate::model::{EciHead, LoraSpec, Quantise, Source, load};
+use crate::model::{EciHead, LoraSpec, OptimiserStates, Quantise, Source, load};
 use crate::ops::dropout::Dropout;
 use crate::train::{AdamW, LossWeights, Trainer};
 use crate::{Result, bail_input};
@@ -206,7 +206,15 @@ pub fn trainer(config: &RunConfig, device: &Device, source: Source, classes: &[S
     let head_config = head(config, source.config(), classes)?;
     let weights = LossWeights::joint(if head_config.is_some() { config.eci.weight } else { 0.0 });
     let (model, params, plan) = load(device, source, quantise(config), Some(&spec), config.train.seed, |builder| {
-        head_config.as_ref().map(|c| EciHead::plan(builder, c)).transpose()
+        builder.optimiser_states(match config.train.optimizer_states {
+            OptimizerStates::Fp32 => OptimiserStates::Fp32,
+            OptimizerStates::Eight => OptimiserStates::Eight,
+        });
+        let plan = head_config.as_ref().map(|c| EciHead::plan(builder, c)).transpose()?;
+        if let Some(plan) = &plan {
+            plan.factor(builder, room(config).rows * config.train.accumulate);
+        }
+        Ok(plan)
     })?;
     let head = plan.map(|p| EciHead::new(p, &params)).transpose()?;
     let max_norm = if config.train.clip > 0.0 { config.train.clip as f32 } else { f32::INFINITY };

@@ -7,7 +7,7 @@ use crate::cli::{RunConfig, Start, finetune::CONFIG_FILE};
 use crate::data::{MicroBatch, efficiency, pack};
 use crate::device::{Compute, DType, Device};
 use crate::eval::{Confusion, Evaluate, Evaluation};
-use crate::model::{Batch, Group, RunOptions, Source, describe_layers};
+use crate::model::{Batch, Group, HostMasters, RunOptions, Source, describe_layers};
 use crate::ops::matmul::{Layout, matmul};
 use crate::report::summary::REPORT_FILE;
 use crate::report::{Page, Report};
@@ -39,7 +39,15 @@ pub fn finetune(start: &Start) -> Result<()> {
         let cuda = config.machine.device != "cpu" && compute == Compute::Bf16;
         let classes = planned_classes(config);
         let context = if cuda { CONTEXT } else { 0 };
-        return show_plan(&Planner { config, model: &model_config, classes: &classes, compute, cuda, context });
+        return show_plan(&Planner {
+            config,
+            model: &model_config,
+            source: Source::Sizes(&model_config),
+            classes: &classes,
+            compute,
+            cuda,
+            context,
+        });
     }
     if start.resume && dir.join(REPORT_FILE).exists() {
         bail_input!(
@@ -53,6 +61,7 @@ pub fn finetune(start: &Start) -> Result<()> {
     let planner = Planner {
         config,
         model: &model_config,
+        source: Source::Folder(&folder),
         classes: &data.classes,
         compute,
         cuda: device.is_cuda(),
@@ -88,7 +97,8 @@ fn planned_classes(config: &RunConfig) -> Vec<String> {
 /// trainable one.
 fn flops_per_token(model: &crate::checkpoint::LlamaConfig, trainer: &Trainer) -> f64 {
     let frozen = layer_weights(model) * model.n_layers + model.vocab * model.hidden;
-    4.0 * frozen as f64 + 6.0 * trainer.params.range(Group::Lora).len() as f64
+    let lora = trainer.params.iter().filter(|(_, group)| *group == Group::Lora).map(|(p, _)| p.value.n_elems());
+    4.0 * frozen as f64 + 6.0 * lora.sum::<usize>() as f64
 }
 
 struct Run<'a> {
@@ -167,7 +177,7 @@ impl Run<'_> {
         let total = c.total_steps(per_epoch);
         let schedule = Schedule::new(c.schedule, total, c.warmup, c.min_ratio);
         let mut stop = EarlyStop::new(c.patience);
-        let mut best: Option<Vec<f32>> = None;
+        let mut best: Option<HostMasters> = None;
         let (mut log, mut steps) = if self.start.resume {
             best = restore_state(self.config, &mut self.trainer, &last_good(self.dir)?)?;
             let (log, steps) = Log::resume(self.dir, self.trainer.step)?;
@@ -200,10 +210,10 @@ impl Run<'_> {
             log.write(&line)?;
             steps.push(line);
             if verdict == Verdict::Best && c.patience > 0 {
-                best = Some(self.trainer.params.state.master.read_f32()?);
+                best = Some(self.trainer.params.read_masters()?);
             }
             if due(self.config.output.save_every) || interrupt.requested() {
-                save_state(self.config, &self.trainer, best.as_deref(), self.dir)?;
+                save_state(self.config, &self.trainer, best.as_ref(), self.dir)?;
                 save_result(self.config, &self.trainer, self.dir)?;
             }
             if interrupt.requested() && done < total {

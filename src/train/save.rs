@@ -1,12 +1,12 @@
 //! What a run leaves behind: the adapter, the head, the template, and the state to go on from.
 
-use crate::checkpoint::{
-    AdapterConfig, NamedTensor, RunState, load_run_state, save_adapter, save_head, save_run_state,
-};
+use crate::checkpoint::{AdapterConfig, RunState, TensorSpec, load_run_state, save_adapter, save_head, save_run_state};
 use crate::cli::RunConfig;
-use crate::model::{adapter_tensors, head_tensors};
+use crate::device::{DType, Tensor};
+use crate::model::{HostMasters, adapter_tensors, head_tensors};
 use crate::train::Trainer;
 use crate::{Error, Result, bail_input};
+use safetensors::tensor::Dtype;
 use sha2::{Digest, Sha256};
 use std::path::Path;
 
@@ -36,47 +36,81 @@ pub fn save_result(config: &RunConfig, trainer: &Trainer, dir: &Path) -> Result<
     Ok(saved.sha256)
 }
 
-/// Saves everything the rest of the run depends on; `best`: the masters at the best validation so far, which early
-/// stopping may go back to.
-pub fn save_state(config: &RunConfig, trainer: &Trainer, best: Option<&[f32]>, dir: &Path) -> Result<()> {
-    let state = &trainer.params.state;
-    let flat = |name: &str, values: Vec<f32>| NamedTensor { name: name.into(), shape: vec![values.len()], values };
-    let mut tensors = vec![
-        flat("adam_m", state.m.read_f32()?),
-        flat("adam_v", state.v.read_f32()?),
-        flat("masters", state.master.read_f32()?),
-    ];
-    tensors.extend(best.map(|masters| flat(BEST, masters.to_vec())));
+/// Saves everything the rest of the run depends on, a tensor at a time; `best`: the masters at the best validation so far,
+/// which early stopping may go back to.
+pub fn save_state(config: &RunConfig, trainer: &Trainer, best: Option<&HostMasters>, dir: &Path) -> Result<()> {
     let run = RunState {
         step: trainer.step as u64,
         seed: config.train.seed,
         config_sha: fingerprint(config)?,
-        tensors,
         ..RunState::default()
     };
-    save_run_state(dir, &run).map(drop)
+    let state = trainer.params.state();
+    let spec = |(name, tensor): &(String, Tensor)| TensorSpec::new(name, dtype(tensor), tensor.shape());
+    let mut specs: Vec<TensorSpec> = state.iter().map(spec).collect();
+    let best = best.into_iter().flatten().enumerate();
+    specs.extend(best.clone().map(|(i, values)| TensorSpec::new(best_name(i), Dtype::F32, &[values.len()])));
+    save_run_state(dir, &run, &specs, |file| {
+        for (name, tensor) in &state {
+            let bytes = tensor.read_bytes()?;
+            if tensor.dtype() == DType::F32 {
+                finite(name, &bytes)?;
+            }
+            file.append(name, &bytes)?;
+        }
+        best.into_iter().try_for_each(|(i, values)| file.append(&best_name(i), bytemuck::cast_slice(values)))
+    })
 }
 
 /// Puts a saved state into a trainer made from the same configuration. Gives back what [`save_state`] got as `best`.
-pub fn restore_state(config: &RunConfig, trainer: &mut Trainer, dir: &Path) -> Result<Option<Vec<f32>>> {
-    let run = load_run_state(dir)?;
+pub fn restore_state(config: &RunConfig, trainer: &mut Trainer, dir: &Path) -> Result<Option<HostMasters>> {
+    let (run, saved) = load_run_state(dir)?;
     if run.config_sha != fingerprint(config)? {
         bail_input!("{}: this run was made with other settings; only its own can continue it", dir.display());
     }
-    let n = trainer.params.state.master.n_elems();
-    let tensor = |name: &str| -> Result<&Vec<f32>> {
-        match run.tensors.iter().find(|t| t.name == name) {
-            Some(t) if t.values.len() == n => Ok(&t.values),
-            Some(t) => bail_input!("{}: {name} has {} numbers, this model has {n}", dir.display(), t.values.len()),
-            None => bail_input!("{}: the saved state has no {name}", dir.display()),
+    for (name, tensor) in trainer.params.state() {
+        let Some((found, shape, bytes)) = saved.get(&name) else {
+            bail_input!(
+                "{}: the saved state has no {name}; another version of this program wrote it, or the optimiser's states were \
+                 stored otherwise; continue it as it was begun, or start anew",
+                dir.display()
+            );
+        };
+        if (found, shape) != (dtype(&tensor), tensor.shape()) {
+            let wanted = tensor.shape();
+            bail_input!("{}: {name} is {found} {shape:?}, this model needs {wanted:?}", dir.display());
         }
-    };
-    trainer.params.state.m.write_f32(tensor("adam_m")?)?;
-    trainer.params.state.v.write_f32(tensor("adam_v")?)?;
-    trainer.params.write_masters(tensor("masters")?)?;
+        if found == Dtype::F32 {
+            finite(&name, bytes).map_err(|e| Error::Input(format!("{}: {e}", dir.display())))?;
+        }
+        tensor.write_bytes(bytes)?;
+    }
+    trainer.params.refresh_copies()?;
     trainer.step = run.step as usize;
-    let has_best = run.tensors.iter().any(|t| t.name == BEST);
-    has_best.then(|| tensor(BEST).cloned()).transpose()
+    let best = (0..).map_while(|i| saved.get(&best_name(i)));
+    let best: HostMasters = best.map(|(.., bytes)| bytemuck::allocation::pod_collect_to_vec(bytes)).collect();
+    Ok((!best.is_empty()).then_some(best))
+}
+
+fn best_name(group: usize) -> String {
+    format!("{BEST}.{group}")
+}
+
+fn dtype(tensor: &Tensor) -> Dtype {
+    match tensor.dtype() {
+        DType::U8 => Dtype::U8,
+        DType::F32 => Dtype::F32,
+        other => unreachable!("masters and moments are F32 or U8, not {other:?}"),
+    }
+}
+
+/// Little-endian fp32 without NaN and infinity: nothing else is saved or restored.
+fn finite(name: &str, bytes: &[u8]) -> Result<()> {
+    let value = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+    match bytes.chunks_exact(4).position(|b| !value(b).is_finite()) {
+        None => Ok(()),
+        Some(i) => Err(Error::NotFinite(format!("{name} holds {} at {i}", value(&bytes[4 * i..])))),
+    }
 }
 
 /// Of the settings that decide the numbers: a run may go on on another device or with another number of threads.

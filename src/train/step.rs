@@ -6,10 +6,10 @@
 use crate::device::Device;
 use crate::eval::metrics::argmax;
 use crate::model::{Batch, EciHead, Group, Llama, Params, RunOptions};
-use crate::ops::adamw::{AdamwConfig, adamw};
+use crate::ops::adamw::AdamwConfig;
 use crate::ops::dropout::Dropout;
 use crate::ops::grad_norm::grad_norm;
-use crate::ops::lm_loss::lm_loss;
+use crate::ops::lm_loss::{CHUNK, lm_loss};
 use crate::ops::rows::gather_rows;
 use crate::ops::softmax_ce::softmax_ce;
 use crate::tape::Tape;
@@ -96,7 +96,7 @@ impl Trainer {
         self.params.device()
     }
 
-    /// Gradients of the joint loss over all of `batches`, into the flat buffer.
+    /// Gradients of the joint loss over all of `batches`, into the flat buffers.
     pub fn gradients(&self, batches: &[Batch], options: &RunOptions) -> Result<Losses> {
         self.params.reset_grads()?;
         self.pass(batches, options, true)
@@ -128,12 +128,13 @@ impl Trainer {
             if !batch.targets.is_empty() {
                 let targets = gather_rows(&mut tape, &hidden, &batch.target_rows)?;
                 let vocab = self.model.config.vocab;
-                lm += lm_loss(&mut tape, &targets, &self.model.head, vocab, &batch.targets, lm_scale)?.sum;
+                lm += lm_loss(&mut tape, &targets, &self.model.head, vocab, &batch.targets, lm_scale, CHUNK)?.sum;
             }
             drop(hidden);
             if train {
                 tape.backward(Vec::new())?;
             }
+            self.model.rest()?;
         }
         let (lm, ce) = (lm / n_targets.max(1) as f64, ce / n_labelled.max(1) as f64);
         if !(lm.is_finite() && ce.is_finite()) {
@@ -148,22 +149,19 @@ impl Trainer {
     /// Clips and applies the gradients. Returns their norm before clipping.
     pub fn update(&mut self, lora_lr: f64, head_lr: f64) -> Result<f64> {
         let p = &self.params;
-        let norm = grad_norm(&p.state.grad, self.adamw.max_norm)?;
+        let norm = grad_norm(&p.gradients(), self.adamw.max_norm)?;
         for (group, lr) in [(Group::Lora, lora_lr), (Group::Head, head_lr)] {
-            let range = p.range(group);
-            if !range.is_empty() {
-                let AdamW { beta1, beta2, eps, weight_decay, .. } = self.adamw;
-                let config = AdamwConfig { lr, beta1, beta2, eps, weight_decay };
-                adamw(&p.state, range, &config, Some(&norm.clip()), self.step + 1)?;
-            }
+            let AdamW { beta1, beta2, eps, weight_decay, .. } = self.adamw;
+            let config = AdamwConfig { lr, beta1, beta2, eps, weight_decay };
+            p.update(group, &config, &norm.clip(), self.step + 1)?;
         }
         let report = norm.read()?;
-        if let Some(first) = report.first_bad {
-            let name = p.iter().find(|(.., r)| r.contains(&first)).map_or("padding", |(p, ..)| &p.name);
+        if let Some((part, at)) = report.first_bad {
             return Err(Error::NotFinite(format!(
-                "step {}: {} gradients are not numbers, the first in {name}; nothing was updated",
+                "step {}: {} gradients are not numbers, the first in {}; nothing was updated",
                 self.step + 1,
-                report.n_bad
+                report.n_bad,
+                p.name_at(part, at)
             )));
         }
         self.step += 1;

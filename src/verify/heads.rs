@@ -200,10 +200,8 @@ fn head_trainer(
     golden: &Tensors,
 ) -> Result<Trainer> {
     let trainer = case.trainer(device, base, weights, |builder| EciHead::plan(builder, config).map(Some))?;
-    let mut masters = trainer.params.state.master.read_f32()?;
-    for (param, _, range) in trainer.params.iter().filter(|(p, ..)| p.name.starts_with("head.")) {
-        masters[range].copy_from_slice(golden.get(&param.name)?);
+    for (param, ..) in trainer.params.iter().filter(|(p, ..)| p.name.starts_with("head.")) {
+        trainer.params.write(&param.name, golden.get(&param.name)?)?;
     }
-    trainer.params.write_masters(&masters)?;
     Ok(trainer)
 }

@@ -67,6 +67,11 @@ impl Golden {
         &self.get(&format!("{case}.out.{name}")).1
     }
 
+    /// PyTorch's own error in an output.
+    pub fn torch_error(&self, case: &str, name: &str) -> f64 {
+        self.get(&format!("{case}.err.{name}")).1[0]
+    }
+
     /// An input on the device, in its storage type.
     pub fn act(&self, device: &Device, case: &str, name: &str) -> Tensor {
         self.upload(device, case, name, device.act())

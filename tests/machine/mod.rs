@@ -1,8 +1,10 @@
-//! The CUDA machine on a CPU keeps its promises (tests/kernels/machine.cu), and its checked build finds planted bugs.
+//! The CUDA machine on a CPU keeps its promises (tests/kernels/machine.cu), and its checked build finds planted bugs; lanes of
+//! work are held to their marks and waits.
 #![allow(unsafe_code)]
 
 #[cfg(feature = "checked")]
 mod checked;
+mod lanes;
 
 use std::ffi::{CStr, c_char};
 

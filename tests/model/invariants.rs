@@ -9,18 +9,23 @@ use llamacare::generate::{Greedy, generate, logits};
 use llamacare::model::{Keep, Quantise, RunOptions};
 use llamacare::ops::dropout::Dropout;
 use llamacare::tape::Tape;
+use llamacare::train::Trainer;
 use std::rc::Rc;
 
 const EVERYTHING: &[&[usize]] = &[&[0, 1, 2, 3]];
 
-/// The flat gradients of the joint loss over these micro-batches.
+/// All gradients of the joint loss over these micro-batches.
 fn gradients(device: &Device, rows: &[Tokenized], micro: &[&[usize]], options: &RunOptions) -> Vec<f32> {
     let trainer = trainer(device, Quantise::Nf4Double, true);
     let batches: Vec<_> = micro.iter().map(|which| batch(rows, which)).collect();
     trainer.gradients(&batches, options).unwrap();
-    let gradients = trainer.params.state.grad.read_f32().unwrap();
+    let gradients = all_gradients(&trainer);
     assert!(gradients.iter().any(|g| *g != 0.0));
     gradients
+}
+
+pub(super) fn all_gradients(trainer: &Trainer) -> Vec<f32> {
+    trainer.params.gradients().iter().flat_map(|part| part.read_f32().unwrap()).collect()
 }
 
 fn relative(a: &[f32], b: &[f32]) -> f64 {
@@ -104,7 +109,7 @@ fn the_number_of_threads_does_not_change_a_bit_and_neither_does_a_second_run() {
                 trainer.gradients(&[batch(&rows, &[0, 1, 2, 3])], &RunOptions::default()).unwrap();
                 trainer.update(1e-3, 1e-3).unwrap();
             }
-            trainer.params.state.master.read_f32().unwrap()
+            trainer.params.read_masters().unwrap()
         })
     };
     let one = run(1);
@@ -121,9 +126,9 @@ fn the_padding_of_ranks_stays_zero_through_training() {
         trainer.gradients(&[batch(&rows, &[0, 2, 3])], &RunOptions::default()).unwrap();
         trainer.update(1e-2, 0.0).unwrap();
     }
-    let masters = trainer.params.state.master.read_f32().unwrap();
-    for (param, _, range) in trainer.params.iter() {
-        let (columns, values) = (param.value.shape()[1], &masters[range]);
+    for (param, _) in trainer.params.iter() {
+        let (shape, values) = trainer.params.read(&param.name).unwrap().unwrap();
+        let columns = shape[1];
         let padding: Vec<f32> = if param.name.ends_with("lora_A") {
             values[5 * columns..].to_vec()
         } else {

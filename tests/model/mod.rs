@@ -3,6 +3,7 @@
 mod frozen;
 mod invariants;
 mod llama;
+mod optimiser;
 mod oracle;
 mod packing;
 
@@ -10,7 +11,7 @@ use crate::common::Golden;
 use llamacare::checkpoint::{EciConfig, ModelFolder, load_adapter};
 use llamacare::data::{MicroBatch, Tokenized};
 use llamacare::device::Device;
-use llamacare::model::{Batch, EciHead, LoraSpec, Quantise, Source, load, put_adapter};
+use llamacare::model::{Batch, EciHead, LoraSpec, OptimiserStates, Quantise, Source, load, put_adapter};
 use llamacare::train::{AdamW, LossWeights, Trainer};
 use std::path::Path;
 
@@ -20,6 +21,17 @@ fn folder() -> std::path::PathBuf {
 
 /// The golden model with its adapter; with a head of its own (paper's kind, s = 24) where `with_head`.
 fn trainer(device: &Device, quantise: Quantise, with_head: bool) -> Trainer {
+    trainer_with(device, quantise, with_head, OptimiserStates::Fp32, None)
+}
+
+/// The same with other states of the optimiser, and with the head's first gradient as factors of this many rows a step.
+fn trainer_with(
+    device: &Device,
+    quantise: Quantise,
+    with_head: bool,
+    states: OptimiserStates,
+    factor_rows: Option<usize>,
+) -> Trainer {
     let model_folder = ModelFolder::open(&folder()).unwrap();
     let (config, tensors) = load_adapter(&folder().join("adapter")).unwrap();
     let spec = LoraSpec { rank: config.r, scale: config.scale(), targets: config.targets.clone() };
@@ -35,7 +47,12 @@ fn trainer(device: &Device, quantise: Quantise, with_head: bool) -> Trainer {
         adapter_sha256: None,
     };
     let (model, params, plan) = load(device, Source::Folder(&model_folder), quantise, Some(&spec), 7, |builder| {
-        if with_head { EciHead::plan(builder, &head).map(Some) } else { Ok(None) }
+        builder.optimiser_states(states);
+        let plan = if with_head { Some(EciHead::plan(builder, &head)?) } else { None };
+        if let (Some(plan), Some(rows)) = (&plan, factor_rows) {
+            assert!(plan.factor(builder, rows), "factors are smaller here");
+        }
+        Ok(plan)
     })
     .unwrap();
     put_adapter(&params, config.r, &tensors).unwrap();

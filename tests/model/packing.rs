@@ -1,5 +1,6 @@
 //! Neighbours in a micro-batch do not see one another: what [`pack`] lays together gives the gradients of each row alone.
 
+use super::invariants::all_gradients;
 use super::{batch, trainer};
 use crate::common::for_each_device;
 use llamacare::data::{MicroBatch, Room, SplitMix64, Tokenized, pack};
@@ -23,7 +24,7 @@ fn rows() -> Vec<Tokenized> {
 fn step(device: &Device, micro: &[Batch]) -> (Vec<f32>, [f64; 2]) {
     let trainer = trainer(device, Quantise::Nf4Double, true);
     let losses = trainer.gradients(micro, &RunOptions::default()).unwrap();
-    (trainer.params.state.grad.read_f32().unwrap(), [losses.lm, losses.ce])
+    (all_gradients(&trainer), [losses.lm, losses.ce])
 }
 
 /// Bit-equal is not to be had: a packed micro-batch adds its rows up in one sum, rows alone are added one after another.

@@ -2,10 +2,13 @@
 
 use crate::common::{Golden, for_each_device};
 use llamacare::device::{Compute, DType, Device, Tensor};
+use llamacare::ops::decoder::Decoder;
 use llamacare::ops::dropout::Dropout;
 use llamacare::ops::linear::{Linear, Lora, Through, Weight, linear, padded_rank};
 use llamacare::ops::nf4::{Nf4Weight, nested_map_on};
 use llamacare::tape::{Param, Tape, Var};
+use std::cell::RefCell;
+use std::rc::Rc;
 
 const N_LAYERS: usize = 3;
 
@@ -29,6 +32,7 @@ fn param(device: &Device, name: &str, shape: &[usize], values: &[f32]) -> Param 
 fn layers(device: &Device, golden: &Golden, case: &str, dense: bool) -> Vec<Linear> {
     let map = nested_map_on(device).unwrap();
     let scale = golden.floats(case, "scale")[0];
+    let decoder = Rc::new(RefCell::new(Decoder::new(device, 1 << 20).unwrap()));
     let layer = |i: usize| {
         let (a, b) = (format!("a{i}"), format!("b{i}"));
         let ([rank, n_in], [n_out, _]) = (golden.shape(case, &a), golden.shape(case, &b)) else { panic!("two axes") };
@@ -41,7 +45,7 @@ fn layers(device: &Device, golden: &Golden, case: &str, dense: bool) -> Vec<Line
         };
         let w = golden.upload(device, case, &format!("w{i}"), DType::F32);
         let w = Nf4Weight::quantize(&w, Some(&map)).unwrap();
-        let w = if dense { Weight::Dense(w.dequantize("w").unwrap()) } else { Weight::Nf4(w) };
+        let w = if dense { Weight::Dense(w.dequantize("w").unwrap()) } else { Weight::Nf4(w, decoder.clone()) };
         Linear::new(format!("layer{i}"), w, Some(lora)).unwrap()
     };
     (0..N_LAYERS).map(layer).collect()
@@ -90,8 +94,10 @@ fn linear_with_lora_matches_torch() {
                 for (i, (layer, y)) in layers.iter().zip(&ys).enumerate() {
                     golden.check(device, &case, &format!("y{i}"), y.value(), 2.0);
                     let Lora { a, b, rank, .. } = layer.lora.as_ref().unwrap();
-                    let (da, db) =
-                        (unpadded(device, &a.grad, *rank, layer.n_in), unpadded(device, &b.grad, layer.n_out, *rank));
+                    let (da, db) = (
+                        unpadded(device, a.grad.stored().unwrap(), *rank, layer.n_in),
+                        unpadded(device, b.grad.stored().unwrap(), layer.n_out, *rank),
+                    );
                     golden.check(device, &case, &format!("da{i}"), &da, 3.0);
                     golden.check(device, &case, &format!("db{i}"), &db, 3.0);
                 }
@@ -172,8 +178,12 @@ fn dropout_acts_on_what_lora_reads_with_a_mask_for_each_layer() {
             let y: Vec<f64> = base.iter().zip(&lora).map(|(p, q)| p + q).collect();
             assert_near(ys[i].value(), &y, &format!("y{i}"));
             let v = product(t, r, n, |i, k| dy[i * n + k], |k, j| s * bv[k * r + j]);
-            assert_near(&a.grad, &product(r, c, t, |i, k| v[k * r + i], xd), &format!("da{i}"));
-            assert_near(&b.grad, &product(n, r, t, |i, k| dy[k * n + i], |k, j| u[k * r + j]), &format!("db{i}"));
+            assert_near(a.grad.stored().unwrap(), &product(r, c, t, |i, k| v[k * r + i], xd), &format!("da{i}"));
+            assert_near(
+                b.grad.stored().unwrap(),
+                &product(n, r, t, |i, k| dy[k * n + i], |k, j| u[k * r + j]),
+                &format!("db{i}"),
+            );
             let through_w = product(t, c, n, |i, k| dy[i * n + k], |k, j| w[k * c + j]);
             let through_lora = product(t, c, r, |i, k| v[i * r + k], |k, j| av[k * c + j]);
             for e in 0..t * c {
@@ -231,7 +241,7 @@ fn the_first_layer_of_a_model_trains_without_a_gradient_of_its_input() {
         let seeds = ys.iter().zip(dys).map(|(y, dy)| (y.id(), dy)).collect();
         assert!(tape.backward(seeds).unwrap().take(x.id()).is_none());
         let Lora { a, .. } = layers[0].lora.as_ref().unwrap();
-        golden.check(device, case, "da0", &a.grad, 3.0);
+        golden.check(device, case, "da0", a.grad.stored().unwrap(), 3.0);
     });
 }
 

@@ -2,9 +2,11 @@
 
 mod activation;
 mod adamw;
+mod adamw8;
 mod attention;
 mod blocks8;
 mod cross_entropy;
+mod decoder;
 mod dense;
 mod dropout;
 mod eci_pool;
@@ -18,5 +20,6 @@ mod rms_norm;
 mod rotary;
 mod rows;
 mod softmax_ce;
+mod stow;
 mod swiglu;
 mod token_pool;

@@ -5,8 +5,8 @@
 
 For runs whose subject is memory and speed, on a machine that has no network and nothing but Python's standard library.
 6.7 GB in less than a minute on 16 cores: codes and scales are drawn directly, no weight is ever quantised. NF4's codes are
-quantiles of the normal distribution, so codes that are all equally likely are what a normal weight becomes; scales vary by
-a quarter about the value that gives weights of standard deviation 0.02, those of o_proj and down_proj divided by
+quantiles of the normal distribution, so codes that are about equally likely are what a normal weight becomes; scales vary
+by a quarter about the value that gives weights of standard deviation 0.02, those of o_proj and down_proj divided by
 sqrt(2 layers), so that activations neither vanish nor explode. The output layer is small: the loss of an untrained run is
 ln(vocabulary) to within a few hundredths, and anything else is a fault. The same seed gives the same bytes, whatever the
 number of workers. The index and config.json are written last: a folder without them is not finished.
@@ -36,6 +36,9 @@ SPREAD = 0.25
 NF4 = [-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
        -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
        0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0]
+# Codes that are all equally likely have a mean of 0.02, a matrix of one direction that grows with the width until all hidden
+# states point there. Two codes to a byte: six of the 32 places of +1 go to -1, and the mean is 0.
+ZERO_MEAN = bytes(b - 0xF0 if b in (0xF1, 0xF2, 0xF3) else b - 0x0F if b in (0x1F, 0x2F, 0x3F) else b for b in range(256))
 
 
 def f32(x: float) -> float:
@@ -48,7 +51,7 @@ def floats(values) -> bytes:
 
 
 def nested_map() -> list[float]:
-    """bitsandbytes' signed dynamic map of 8-bit scales, bit for bit: src/ops/nf4.rs says why it is computed in this order."""
+    """bitsandbytes' signed dynamic map of 8-bit scales, bit for bit; the engine's nested_map says why in this order."""
     values = [0.0, 1.0]
     for decade in range(7):
         n = 1 << decade
@@ -75,7 +78,7 @@ def linear(name: str, shape: tuple[int, int], std: float) -> list[tuple]:
     state = {"quant_type": "nf4", "blocksize": BLOCK, "dtype": "bfloat16", "shape": list(shape),
              "nested_blocksize": NESTED_BLOCK, "nested_dtype": "float32", "nested_offset": offset}
     state = json.dumps(state).encode()
-    return [(name, "U8", [shape[0] * shape[1] // 2, 1], "random"),
+    return [(name, "U8", [shape[0] * shape[1] // 2, 1], "codes"),
             (f"{name}.absmax", "U8", [n_blocks], "random"),
             (f"{name}.nested_absmax", "F32", [n_nested], floats([SPREAD * offset] * n_nested)),
             (f"{name}.nested_quant_map", "F32", [256], floats(nested_map())),
@@ -131,7 +134,12 @@ def write_shard(job: tuple) -> int:
         for name, kind, shape, content in tensors:
             source = random.Random(f"{seed} {name}")
             left = math.prod(shape)
-            draw = normals(source, content) if isinstance(content, float) else source.randbytes
+            if isinstance(content, float):
+                draw = normals(source, content)
+            elif content == "codes":
+                draw = lambda n: source.randbytes(n).translate(ZERO_MEAN)
+            else:
+                draw = source.randbytes
             while left and not isinstance(content, bytes):
                 n = min(left, 1 << 20)
                 file.write(draw(n))

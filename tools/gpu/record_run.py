@@ -3,8 +3,8 @@
 
     python3 tools/gpu/record_run.py --run DIR --name NAME --exit-code N --seconds N [--plan FILE] [--free FILE] [--like FILE]
 
-Reads log.jsonl and report.json of the run's folder. --plan: a file with what finetune printed; the lines of its memory table
-are copied as they are. --free: a file with the device's free memory in MiB, one sample a line, the first before the run and
+Reads log.jsonl and report.json of the run's folder. --plan: a file with what finetune printed; the lines of its memory table,
+and the one that says what layers keep, are copied as they are. --free: a file with the device's free memory in MiB, one sample a line, the first before the run and
 the last after it. --like: the object of another run, to compare losses with. A run that failed gets its exit code and
 whatever it left; what was not measured is null. Rates are medians over the steps behind the first, which also warms up.
 """
@@ -41,7 +41,8 @@ def plan():
         return None
     end = next((i for i in range(begin, len(text)) if not text[i].strip()), len(text))
     last = next((i for i in range(begin, end) if text[i].split()[:1] == ["all"]), end - 1)
-    return [line for line in text[begin:last + 1] if line.strip("\u2500 ")]
+    keep = [line for line in text if line.startswith("layers keep")]
+    return [line for line in text[begin:last + 1] if line.strip("\u2500 ")] + keep[:1]
 
 
 def free_memory():
@@ -71,8 +72,11 @@ result = {
     "name": a.name,
     "exit_code": a.exit_code,
     "seconds": a.seconds,
+    "error": next((line for line in lines(a.plan) if line.startswith("error: ")), None),
     "finished": bool(of_report),
     "plan": plan(),
+    "layers_keep": of_report.get("layers_keep"),
+    "planned_device_bytes": of_report.get("planned_device_bytes"),
     "peak_device_bytes": max((s["peak_device_bytes"] for s in steps), default=None),
     "free_device_mib": free_memory(),
     "steps": len(steps),

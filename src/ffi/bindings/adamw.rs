@@ -2,15 +2,7 @@
 
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
-pub struct lc_adamw_args {
-    pub master: *mut f32,
-    pub grad: *const f32,
-    pub m: *mut f32,
-    pub v: *mut f32,
-    pub copy: *mut lc_act,
-    pub clip: *const f32,
-    pub offset: i64,
-    pub n: i64,
+pub struct lc_adamw_step {
     pub lr: f64,
     pub beta1: f64,
     pub beta2: f64,
@@ -20,7 +12,41 @@ pub struct lc_adamw_args {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of lc_adamw_args"][::std::mem::size_of::<lc_adamw_args>() - 112usize];
+    ["Size of lc_adamw_step"][::std::mem::size_of::<lc_adamw_step>() - 48usize];
+    ["Alignment of lc_adamw_step"][::std::mem::align_of::<lc_adamw_step>() - 8usize];
+    [
+        "Offset of field: lc_adamw_step::lr",
+    ][::std::mem::offset_of!(lc_adamw_step, lr) - 0usize];
+    [
+        "Offset of field: lc_adamw_step::beta1",
+    ][::std::mem::offset_of!(lc_adamw_step, beta1) - 8usize];
+    [
+        "Offset of field: lc_adamw_step::beta2",
+    ][::std::mem::offset_of!(lc_adamw_step, beta2) - 16usize];
+    [
+        "Offset of field: lc_adamw_step::eps",
+    ][::std::mem::offset_of!(lc_adamw_step, eps) - 24usize];
+    [
+        "Offset of field: lc_adamw_step::weight_decay",
+    ][::std::mem::offset_of!(lc_adamw_step, weight_decay) - 32usize];
+    [
+        "Offset of field: lc_adamw_step::step",
+    ][::std::mem::offset_of!(lc_adamw_step, step) - 40usize];
+};
+#[repr(C)]
+pub struct lc_adamw_args {
+    pub master: *mut f32,
+    pub grad: lc_gradient,
+    pub m: *mut f32,
+    pub v: *mut f32,
+    pub copy: *mut lc_act,
+    pub clip: *const f32,
+    pub n: i64,
+    pub step: lc_adamw_step,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of lc_adamw_args"][::std::mem::size_of::<lc_adamw_args>() - 136usize];
     ["Alignment of lc_adamw_args"][::std::mem::align_of::<lc_adamw_args>() - 8usize];
     [
         "Offset of field: lc_adamw_args::master",
@@ -30,40 +56,22 @@ const _: () = {
     ][::std::mem::offset_of!(lc_adamw_args, grad) - 8usize];
     [
         "Offset of field: lc_adamw_args::m",
-    ][::std::mem::offset_of!(lc_adamw_args, m) - 16usize];
+    ][::std::mem::offset_of!(lc_adamw_args, m) - 48usize];
     [
         "Offset of field: lc_adamw_args::v",
-    ][::std::mem::offset_of!(lc_adamw_args, v) - 24usize];
+    ][::std::mem::offset_of!(lc_adamw_args, v) - 56usize];
     [
         "Offset of field: lc_adamw_args::copy",
-    ][::std::mem::offset_of!(lc_adamw_args, copy) - 32usize];
+    ][::std::mem::offset_of!(lc_adamw_args, copy) - 64usize];
     [
         "Offset of field: lc_adamw_args::clip",
-    ][::std::mem::offset_of!(lc_adamw_args, clip) - 40usize];
-    [
-        "Offset of field: lc_adamw_args::offset",
-    ][::std::mem::offset_of!(lc_adamw_args, offset) - 48usize];
+    ][::std::mem::offset_of!(lc_adamw_args, clip) - 72usize];
     [
         "Offset of field: lc_adamw_args::n",
-    ][::std::mem::offset_of!(lc_adamw_args, n) - 56usize];
-    [
-        "Offset of field: lc_adamw_args::lr",
-    ][::std::mem::offset_of!(lc_adamw_args, lr) - 64usize];
-    [
-        "Offset of field: lc_adamw_args::beta1",
-    ][::std::mem::offset_of!(lc_adamw_args, beta1) - 72usize];
-    [
-        "Offset of field: lc_adamw_args::beta2",
-    ][::std::mem::offset_of!(lc_adamw_args, beta2) - 80usize];
-    [
-        "Offset of field: lc_adamw_args::eps",
-    ][::std::mem::offset_of!(lc_adamw_args, eps) - 88usize];
-    [
-        "Offset of field: lc_adamw_args::weight_decay",
-    ][::std::mem::offset_of!(lc_adamw_args, weight_decay) - 96usize];
+    ][::std::mem::offset_of!(lc_adamw_args, n) - 80usize];
     [
         "Offset of field: lc_adamw_args::step",
-    ][::std::mem::offset_of!(lc_adamw_args, step) - 104usize];
+    ][::std::mem::offset_of!(lc_adamw_args, step) - 88usize];
 };
 unsafe extern "C" {
     #[must_use]

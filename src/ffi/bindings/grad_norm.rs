@@ -2,45 +2,81 @@
 
 pub const LC_GRAD_NORM_SPAN: u32 = 8192;
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
-pub struct lc_grad_norm_args {
-    pub grad: *const f32,
+pub struct lc_grad_norm_part_args {
+    pub grad: lc_gradient,
     pub sums: *mut f32,
     pub bads: *mut i32,
+    pub n: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of lc_grad_norm_part_args",
+    ][::std::mem::size_of::<lc_grad_norm_part_args>() - 64usize];
+    [
+        "Alignment of lc_grad_norm_part_args",
+    ][::std::mem::align_of::<lc_grad_norm_part_args>() - 8usize];
+    [
+        "Offset of field: lc_grad_norm_part_args::grad",
+    ][::std::mem::offset_of!(lc_grad_norm_part_args, grad) - 0usize];
+    [
+        "Offset of field: lc_grad_norm_part_args::sums",
+    ][::std::mem::offset_of!(lc_grad_norm_part_args, sums) - 40usize];
+    [
+        "Offset of field: lc_grad_norm_part_args::bads",
+    ][::std::mem::offset_of!(lc_grad_norm_part_args, bads) - 48usize];
+    [
+        "Offset of field: lc_grad_norm_part_args::n",
+    ][::std::mem::offset_of!(lc_grad_norm_part_args, n) - 56usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct lc_grad_norm_total_args {
+    pub sums: *const f32,
+    pub bads: *const i32,
     pub norm: *mut f32,
     pub bad: *mut i32,
-    pub n: i64,
+    pub n_spans: i64,
     pub max_norm: f32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of lc_grad_norm_args"][::std::mem::size_of::<lc_grad_norm_args>() - 56usize];
     [
-        "Alignment of lc_grad_norm_args",
-    ][::std::mem::align_of::<lc_grad_norm_args>() - 8usize];
+        "Size of lc_grad_norm_total_args",
+    ][::std::mem::size_of::<lc_grad_norm_total_args>() - 48usize];
     [
-        "Offset of field: lc_grad_norm_args::grad",
-    ][::std::mem::offset_of!(lc_grad_norm_args, grad) - 0usize];
+        "Alignment of lc_grad_norm_total_args",
+    ][::std::mem::align_of::<lc_grad_norm_total_args>() - 8usize];
     [
-        "Offset of field: lc_grad_norm_args::sums",
-    ][::std::mem::offset_of!(lc_grad_norm_args, sums) - 8usize];
+        "Offset of field: lc_grad_norm_total_args::sums",
+    ][::std::mem::offset_of!(lc_grad_norm_total_args, sums) - 0usize];
     [
-        "Offset of field: lc_grad_norm_args::bads",
-    ][::std::mem::offset_of!(lc_grad_norm_args, bads) - 16usize];
+        "Offset of field: lc_grad_norm_total_args::bads",
+    ][::std::mem::offset_of!(lc_grad_norm_total_args, bads) - 8usize];
     [
-        "Offset of field: lc_grad_norm_args::norm",
-    ][::std::mem::offset_of!(lc_grad_norm_args, norm) - 24usize];
+        "Offset of field: lc_grad_norm_total_args::norm",
+    ][::std::mem::offset_of!(lc_grad_norm_total_args, norm) - 16usize];
     [
-        "Offset of field: lc_grad_norm_args::bad",
-    ][::std::mem::offset_of!(lc_grad_norm_args, bad) - 32usize];
+        "Offset of field: lc_grad_norm_total_args::bad",
+    ][::std::mem::offset_of!(lc_grad_norm_total_args, bad) - 24usize];
     [
-        "Offset of field: lc_grad_norm_args::n",
-    ][::std::mem::offset_of!(lc_grad_norm_args, n) - 40usize];
+        "Offset of field: lc_grad_norm_total_args::n_spans",
+    ][::std::mem::offset_of!(lc_grad_norm_total_args, n_spans) - 32usize];
     [
-        "Offset of field: lc_grad_norm_args::max_norm",
-    ][::std::mem::offset_of!(lc_grad_norm_args, max_norm) - 48usize];
+        "Offset of field: lc_grad_norm_total_args::max_norm",
+    ][::std::mem::offset_of!(lc_grad_norm_total_args, max_norm) - 40usize];
 };
 unsafe extern "C" {
     #[must_use]
-    pub fn lc_grad_norm(a: *const lc_grad_norm_args, stream: lc_stream) -> lc_status;
+    pub fn lc_grad_norm_part(
+        a: *const lc_grad_norm_part_args,
+        stream: lc_stream,
+    ) -> lc_status;
+}
+unsafe extern "C" {
+    #[must_use]
+    pub fn lc_grad_norm_total(
+        a: *const lc_grad_norm_total_args,
+        stream: lc_stream,
+    ) -> lc_status;
 }
