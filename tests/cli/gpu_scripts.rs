@@ -188,7 +188,8 @@ fn the_path_of_the_13b_run_works_on_the_cpu_and_its_record_says_so() {
     for name in ["peak_device_bytes", "tokens_per_second", "percent_of_bf16_ceiling", "tokens_a_step"] {
         assert!(train[name].as_f64().unwrap() > 0.0, "{name}: {train}");
     }
-    assert!(train["tokens_a_step"].as_f64().unwrap() > 0.9 * 1280.0, "{train}");
+    // Rows have up to 1,190 tokens: two steps need not be fuller.
+    assert!(train["tokens_a_step"].as_f64().unwrap() > 0.6 * 1280.0, "{train}");
 }
 
 #[test]
