@@ -80,7 +80,7 @@ fn a_nan_or_an_infinity_in_any_weight() {
             let at = bytes.len() - 2;
             bytes[at..].copy_from_slice(&last);
         });
-        assert_says(&bench.refused(""), &[name, "holds a value that is not finite", "download it again"]);
+        assert_says(&bench.refused(""), &[name, "holds a value that is not finite", "fetch them again"]);
     }
 }
 
