@@ -7,7 +7,7 @@
 //            maxima stay within the warp. The maps lie in shared memory for the searches.
 // order      a maximum has no order: the same inputs give the same bytes.
 // cost       reads 10 and writes 6 bytes an element, and 2 for the copy: bound by memory.
-// checked    tests/ops/adamw8.rs against tools/golden/adamw8.py (bitsandbytes' maps and quantiser)
+// checked    tests/ops/adamw8.rs against tools/golden/adamw8.py (bitsandbytes' maps)
 #include "adamw8.h"
 #include "device/adamw.cuh"
 #include "device/reduce.cuh"

@@ -72,22 +72,25 @@ impl Flat {
             },
         };
         let stored = |s: &&Stretch| s.factors.is_none();
-        let n_stored: usize = stretches.iter().filter(stored).map(|s| s.range.len()).sum();
+        let room = |s: &Stretch| s.range.len().next_multiple_of(ALIGN);
+        let n_stored: usize = stretches.iter().filter(stored).map(room).sum();
         let gradients = match n_stored {
             0 => None,
             n => Some(device.zeros(&name("gradients"), DType::F32, &[n])?),
         };
         let mut sections = Vec::new();
         let mut at = 0;
-        for Stretch { range, factors } in stretches {
+        for stretch in stretches {
+            let Stretch { range, factors } = stretch;
             let grad = match factors {
                 Some((rows, shape)) => {
                     Gradient::Factors(Rc::new(Factors::new(device, &name("gradient factors"), *rows, *shape)?))
                 }
                 None => {
                     let whole = gradients.as_ref().expect("allocated where one stretch is stored");
-                    at += range.len();
-                    Gradient::Stored(whole.rows(at - range.len(), at))
+                    let part = whole.rows(at, at + range.len());
+                    at += room(stretch);
+                    Gradient::Stored(part)
                 }
             };
             let part = |whole: &Tensor| whole.rows(range.start, range.end);

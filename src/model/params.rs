@@ -152,13 +152,14 @@ impl ParamsBuilder {
 fn stretches<'a>(specs: impl Iterator<Item = &'a Spec>) -> Vec<Stretch> {
     let mut found: Vec<Stretch> = Vec::new();
     for spec in specs {
+        let group = spec.group;
         match found.last_mut() {
-            Some(last) if spec.group == Group::Lora => last.range.end = spec.end(),
+            Some(last) if group == Group::Lora => last.range.end = spec.end(),
             _ => {
                 let factors = spec.factors.map(|rows| (rows, [spec.shape[0], spec.shape[1]]));
-                // Factors describe the weight alone; the gap behind it belongs to no stretch.
-                let end = if factors.is_some() { spec.offset + spec.n_elems() } else { spec.end() };
-                found.push(Stretch { range: spec.offset..end, factors });
+                // Factors describe the weight alone; the gap behind a stretch belongs to none.
+                let range = spec.offset..if group == Group::Lora { spec.end() } else { spec.offset + spec.n_elems() };
+                found.push(Stretch { range, factors });
             }
         }
     }

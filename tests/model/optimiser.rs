@@ -52,7 +52,7 @@ fn factors_instead_of_the_heads_first_gradient_change_not_one_bit() {
     });
 }
 
-/// The losses of twenty steps, which fall by half, stay within 2 % of those with fp32 states; the most seen is 0.6 %.
+/// The losses of twenty steps, which fall to a third, stay within 0.5 % of those with fp32 states; the most seen is 0.25 %.
 #[test]
 fn states_in_8_bits_learn_as_fast() {
     for_each_device(|device| {
@@ -60,8 +60,8 @@ fn states_in_8_bits_learn_as_fast() {
         let (fp32, eight) = (curve(OptimiserStates::Fp32), curve(OptimiserStates::Eight));
         let worst = fp32.iter().zip(&eight).map(|(a, b)| (b.0 / a.0 - 1.0).abs()).fold(0.0, f64::max);
         println!("{}: {:.4} to {:.4}, worst {worst:.2e}", device.name(), fp32[0].0, fp32[19].0);
-        assert!(fp32[19].0 < 0.8 * fp32[0].0, "{fp32:?}");
-        assert!(worst > 0.0 && worst < 0.02, "{worst}");
+        assert!(fp32[19].0 < 0.5 * fp32[0].0, "{fp32:?}");
+        assert!(worst > 0.0 && worst < 0.005, "{worst}");
     });
 }
 

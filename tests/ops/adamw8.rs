@@ -58,7 +58,7 @@ fn the_maps_are_those_of_bitsandbytes_bit_for_bit() {
 /// One code is one step of the map: where our m and PyTorch's differ in their last bit, right at a midpoint, codes may
 /// differ by it. None does, after one step or twelve.
 #[test]
-fn codes_and_scales_are_those_of_torch_with_the_quantiser_of_bitsandbytes() {
+fn codes_and_scales_are_those_of_torch() {
     let golden = Golden::load("adamw8");
     for_each_device(|device| {
         for case in golden.cases() {
