@@ -45,6 +45,7 @@ impl<'a> Source<'a> {
 }
 
 /// A linear's weight on the device.
+#[expect(clippy::large_enum_variant, reason = "it is taken apart where it is made")]
 pub(super) enum FrozenWeight {
     Dense(Tensor),
     Nf4(Nf4Weight),
