@@ -140,7 +140,10 @@ fn buffers_are_named_by_group_and_purpose_and_are_as_large_as_they_must_be() {
     );
     let bytes = |what: &str| factors[what];
     assert_eq!((bytes("LoRA masters"), bytes("LoRA Adam m"), bytes("LoRA gradients")), (4 * 1792, 4 * 1792, 4 * 1792));
-    assert_eq!((bytes("LoRA copy"), bytes("ECI masters"), bytes("ECI gradients")), (2 * 1792, 4 * 32_032 + 128, 4 * 256));
+    assert_eq!(
+        (bytes("LoRA copy"), bytes("ECI masters"), bytes("ECI gradients")),
+        (2 * 1792, 4 * 32_032 + 128, 4 * 256)
+    );
     assert_eq!(bytes("ECI gradient factors"), 2 * 4 * 32 + 2 * 4 * 1000 + 192);
 }
 
