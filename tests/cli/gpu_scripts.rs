@@ -88,7 +88,7 @@ fn the_synthetic_base_holds_the_tables_of_bitsandbytes_and_weights_of_the_size_m
         let (map, scales) = (floats(&golden["nf4_map"].1), floats(&golden["nested_map"].1));
         let offset = state["nested_offset"].as_f64().unwrap();
         let value = |i: usize| {
-            let nibble = packed.1[i / 2] >> if i % 2 == 0 { 4 } else { 0 } & 15;
+            let nibble = packed.1[i / 2] >> if i.is_multiple_of(2) { 4 } else { 0 } & 15;
             let scale = f64::from(scales[usize::from(codes.1[i / 64])]) * f64::from(nested[i / 64 / 256]) + offset;
             f64::from(map[usize::from(nibble)]) * scale
         };

@@ -16,7 +16,7 @@ const PASS: [&[usize]; 7] = [&[0], &[1], &[2], &[4], &[4], &[1, 2], &[0, 3]];
 fn weights(device: &Device) -> Vec<Nf4Weight> {
     let weight = |(seed, shape): (usize, [usize; 2])| {
         let n: usize = shape.iter().product();
-        let codes: Vec<u8> = (0..n.div_ceil(2)).map(|i| ((i + 3 * seed) * 2_654_435 >> 7) as u8).collect();
+        let codes: Vec<u8> = (0..n.div_ceil(2)).map(|i| (((i + 3 * seed) * 2_654_435) >> 7) as u8).collect();
         let packed = device.empty("codes", DType::U8, &[codes.len()]).unwrap();
         packed.write_bytes(&codes).unwrap();
         let scales: Vec<f32> = (0..n.div_ceil(64)).map(|i| 0.5 + (i + seed) as f32).collect();
