@@ -146,12 +146,6 @@ pub(super) fn free_bytes(gpu: &Gpu) -> Option<usize> {
     result::mem_get_info().ok().map(|(free, _)| free)
 }
 
-/// What the driver says is taken on the whole card.
-pub(super) fn held_bytes(gpu: &Gpu) -> Option<usize> {
-    gpu.bind().ok()?;
-    result::mem_get_info().ok().map(|(free, total)| total - free)
-}
-
 pub(super) fn allocate(gpu: &Gpu, n_bytes: usize) -> Option<usize> {
     gpu.bind().ok()?;
     // SAFETY: the context is current on this thread; the result is freed by `free` or with the context.

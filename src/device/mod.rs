@@ -158,14 +158,6 @@ impl Device {
         self.memory().reserve(self.kind(), n_bytes)
     }
 
-    /// What the device holds before the first buffer: on a GPU the driver's context and whatever other programs hold.
-    pub fn context_bytes(&self) -> usize {
-        match self.kind() {
-            Kind::Cuda(gpu) => cuda::held_bytes(gpu).unwrap_or(0),
-            Kind::Cpu(_) | Kind::Paper(_) => 0,
-        }
-    }
-
     /// Device memory that nobody uses yet, in bytes; none where the device does not say (the CPU).
     pub fn free_bytes(&self) -> Option<usize> {
         self.kind().free_bytes()

@@ -17,7 +17,7 @@ use crate::train::work::Work;
 use crate::{Result, bail_input, bytes};
 use std::rc::Rc;
 
-/// What the driver itself holds on a GPU: an estimate (performance notes of CUDA 13) until the GPU of the run is asked.
+/// What the driver itself holds on a GPU for our context and kernels: an estimate. No GPU has been asked yet.
 pub const CONTEXT: usize = 560 << 20;
 
 /// Micro-batches are never larger (the setting's own limit).
@@ -39,6 +39,8 @@ pub struct Planner<'a> {
     pub cuda: bool,
     /// What the device holds before the first buffer.
     pub context: usize,
+    /// What nobody uses of the device, its context already there; none where it does not say.
+    pub free: Option<usize>,
 }
 
 /// What a run will hold, and how its layers keep their activations.
@@ -95,8 +97,9 @@ impl Planner<'_> {
             slower: 1.0 + keep.iter().map(|k| self.extra_share(*k)).sum::<f64>() / keep.len().max(1) as f64,
             keep: keep.into(),
         };
-        let budget = self.config.machine.budget;
+        let budget = self.budget();
         if plan.total() > budget {
+            let whose = if budget < self.config.machine.budget { "what is free of the device" } else { "the budget" };
             let layers = match self.forced()? {
                 Some(_) => format!("with --keep {}", self.config.machine.keep),
                 None => "even when every layer keeps its input alone".into(),
@@ -106,7 +109,7 @@ impl Planner<'_> {
                 None => "lower --tokens, --rank or --eci-positions, or raise --budget",
             };
             bail_input!(
-                "the run needs {} of device memory {layers}, the budget is {}; {advice}",
+                "the run needs {} of device memory {layers}, {whose} is {}; {advice}",
                 bytes::readable(plan.total()),
                 bytes::readable(budget)
             );
@@ -135,6 +138,11 @@ impl Planner<'_> {
         Ok((good > 0).then_some(good * 8))
     }
 
+    /// What may be used: as told, or less where other programs hold a part of the device.
+    fn budget(&self) -> usize {
+        self.free.map_or(usize::MAX, |free| free + self.context).min(self.config.machine.budget)
+    }
+
     fn forced(&self) -> Result<Option<Vec<Keep>>> {
         match self.config.machine.keep.as_str() {
             "auto" => Ok(None),
@@ -143,8 +151,7 @@ impl Planner<'_> {
     }
 
     fn within(&self, found: &Found) -> bool {
-        found.memory.peak_bytes + self.context <= self.config.machine.budget
-            && found.pinned <= self.config.machine.host_budget
+        found.memory.peak_bytes + self.context <= self.budget() && found.pinned <= self.config.machine.host_budget
     }
 
     /// The policies, fastest first, each for as many of the oldest layers as the budget asks for.

@@ -47,6 +47,7 @@ pub fn finetune(start: &Start) -> Result<()> {
             compute,
             cuda,
             context,
+            free: None,
         });
     }
     if start.resume && dir.join(REPORT_FILE).exists() {
@@ -65,7 +66,8 @@ pub fn finetune(start: &Start) -> Result<()> {
         classes: &data.classes,
         compute,
         cuda: device.is_cuda(),
-        context: device.context_bytes(),
+        context: if device.is_cuda() { CONTEXT } else { 0 },
+        free: device.free_bytes(),
     };
     let plan = planner.plan(&Work::of(config, &data)?)?;
     if !start.resume && !start.overwrite && dir.exists() {
@@ -80,9 +82,9 @@ pub fn finetune(start: &Start) -> Result<()> {
         // An older run goes only now that nothing of the input can stop the new one.
         claim_output(dir, start.overwrite)?;
     }
-    let flops_per_token = flops_per_token(&model_config, &trainer);
+    let flops = Flops::of(&model_config, &trainer);
     let clock = Instant::now();
-    let mut run = Run { start, config, dir, device, data, trainer, plan, clock, ceiling, flops_per_token };
+    let mut run = Run { start, config, dir, device, data, trainer, plan, clock, ceiling, flops };
     run.introduce()?;
     run.go()
 }
@@ -93,12 +95,24 @@ fn planned_classes(config: &RunConfig) -> Vec<String> {
     if named.is_empty() { ["yes", "no", "maybe"].map(String::from).to_vec() } else { named.clone() }
 }
 
-/// Floating-point operations of training on a token: four a frozen weight (forward and the gradient of the input), six a
-/// trainable one.
-fn flops_per_token(model: &crate::checkpoint::LlamaConfig, trainer: &Trainer) -> f64 {
-    let frozen = layer_weights(model) * model.n_layers + model.vocab * model.hidden;
-    let lora = trainer.params.iter().filter(|(_, group)| *group == Group::Lora).map(|(p, _)| p.value.n_elems());
-    4.0 * frozen as f64 + 6.0 * lora.sum::<usize>() as f64
+/// Floating-point operations of training: four a frozen weight (forward and the gradient of the input), six a trainable one.
+/// Attention is left out, and the head, which runs once a row.
+struct Flops {
+    /// On a token.
+    token: f64,
+    /// On top, where the token has a target: the output layer.
+    target: f64,
+}
+
+impl Flops {
+    fn of(model: &crate::checkpoint::LlamaConfig, trainer: &Trainer) -> Flops {
+        let lora = trainer.params.iter().filter(|(_, group)| *group == Group::Lora).map(|(p, _)| p.value.n_elems());
+        let frozen = layer_weights(model) * model.n_layers;
+        Flops {
+            token: 4.0 * frozen as f64 + 6.0 * lora.sum::<usize>() as f64,
+            target: 4.0 * (model.vocab * model.hidden) as f64,
+        }
+    }
 }
 
 struct Run<'a> {
@@ -112,8 +126,7 @@ struct Run<'a> {
     clock: Instant,
     /// Operations a second that this device's own matrix product reaches.
     ceiling: f64,
-    /// Operations of training on a token.
-    flops_per_token: f64,
+    flops: Flops,
 }
 
 /// What stands in the report of one evaluation of the test rows.
@@ -254,7 +267,7 @@ impl Run<'_> {
         let grad_norm = self.trainer.update(lr, head_lr).map_err(named)?;
         self.device.synchronize()?;
         let seconds = clock.elapsed().as_secs_f64();
-        let flops = tokens as f64 * self.flops_per_token;
+        let flops = tokens as f64 * self.flops.token + losses.n_targets as f64 * self.flops.target;
         Ok(StepLog {
             step: self.trainer.step,
             epoch: 0.0,

@@ -99,7 +99,11 @@ impl Trainer {
     /// Gradients of the joint loss over all of `batches`, into the flat buffers.
     pub fn gradients(&self, batches: &[Batch], options: &RunOptions) -> Result<Losses> {
         self.params.reset_grads()?;
-        self.pass(batches, options, true)
+        self.pass(batches, options, true).map_err(|e| self.within_step(e))
+    }
+
+    fn within_step(&self, e: Error) -> Error {
+        e.within(&format!("step {}", self.step + 1))
     }
 
     /// The losses alone.
@@ -149,13 +153,13 @@ impl Trainer {
     /// Clips and applies the gradients. Returns their norm before clipping.
     pub fn update(&mut self, lora_lr: f64, head_lr: f64) -> Result<f64> {
         let p = &self.params;
-        let norm = grad_norm(&p.gradients(), self.adamw.max_norm)?;
+        let norm = grad_norm(&p.gradients(), self.adamw.max_norm).map_err(|e| self.within_step(e))?;
         for (group, lr) in [(Group::Lora, lora_lr), (Group::Head, head_lr)] {
             let AdamW { beta1, beta2, eps, weight_decay, .. } = self.adamw;
             let config = AdamwConfig { lr, beta1, beta2, eps, weight_decay };
-            p.update(group, &config, &norm.clip(), self.step + 1)?;
+            p.update(group, &config, &norm.clip(), self.step + 1).map_err(|e| self.within_step(e))?;
         }
-        let report = norm.read()?;
+        let report = norm.read().map_err(|e| self.within_step(e))?;
         if let Some((part, at)) = report.first_bad {
             return Err(Error::NotFinite(format!(
                 "step {}: {} gradients are not numbers, the first in {}; nothing was updated",
