@@ -4,8 +4,9 @@
 //! would hold is found by running it there: the same loading, the same forward, backward and update, through the same
 //! allocator. There is no formula beside the code that could drift from it, and the peak is right to the byte.
 //!
-//! The policies of the layers ([`Keep`]) are chosen by modelled time: all at the fastest, then the oldest layers one after
-//! the other at the next, until the peak fits the budget. Oldest first, because their activations wait longest.
+//! The policies of the layers ([`Keep`]) are chosen for the least modelled time: from keeping everything down a ladder of
+//! policies, each rung the one that saves the most bytes a second, the oldest layers first (their activations wait longest),
+//! until the peak fits the budget.
 
 use crate::checkpoint::LlamaConfig;
 use crate::cli::RunConfig;
@@ -154,15 +155,13 @@ impl Planner<'_> {
         found.memory.peak_bytes + self.context <= self.budget() && found.pinned <= self.config.machine.host_budget
     }
 
-    /// The policies, fastest first, each for as many of the oldest layers as the budget asks for.
+    /// Down the ladder, each rung for as many of the oldest layers as the budget asks for.
     fn choose(&self, work: &Work) -> Result<Vec<Keep>> {
         let mut layers = vec![Keep::Outputs; self.model.n_layers];
         if self.within(&self.simulate(work, &layers)?) {
             return Ok(layers);
         }
-        let mut order: Vec<Keep> = Keep::ALL.into_iter().skip(1).filter(|k| self.cuda || *k != Keep::Host).collect();
-        order.sort_by(|a, b| self.extra_seconds(*a).total_cmp(&self.extra_seconds(*b)));
-        for keep in order {
+        for keep in self.rungs() {
             let smaller: Vec<usize> = (0..layers.len())
                 .filter(|&l| keep.kept_per_token(self.model) < layers[l].kept_per_token(self.model))
                 .collect();
@@ -229,6 +228,36 @@ impl Planner<'_> {
         }
     }
 
+    /// The policies to try, one after the other. Where pinned memory ends before the layers do, the rest goes down the ladder
+    /// without it. The CPU device has no other memory to move to.
+    fn rungs(&self) -> Vec<Keep> {
+        let here = self.ladder(|keep| keep != Keep::Host);
+        let mut rungs = if self.cuda { self.ladder(|_| true) } else { Vec::new() };
+        match rungs.iter().position(|&keep| keep == Keep::Host) {
+            Some(host) => {
+                rungs.truncate(host + 1);
+                rungs.extend(here);
+                rungs
+            }
+            None => here,
+        }
+    }
+
+    /// The lower convex hull of time over memory, from [`Keep::Outputs`] down: a mixture of two neighbours is the fastest
+    /// way to any size between theirs, for the layers are alike.
+    fn ladder(&self, allowed: impl Fn(Keep) -> bool) -> Vec<Keep> {
+        let (bytes, time) = (|keep: Keep| keep.kept_per_token(self.model) as f64, |keep| self.extra_seconds(keep));
+        let (mut at, mut rungs) = (Keep::Outputs, Vec::new());
+        loop {
+            let slope = |keep: &Keep| (time(*keep) - time(at)) / (bytes(at) - bytes(*keep));
+            let smaller = Keep::ALL.into_iter().filter(|&keep| allowed(keep) && bytes(keep) < bytes(at));
+            // Of equal slopes the last, which saves the most.
+            let Some(next) = smaller.rev().min_by(|a, b| slope(a).total_cmp(&slope(b))) else { return rungs };
+            rungs.push(next);
+            at = next;
+        }
+    }
+
     /// Modelled seconds that a policy adds to a step, per token and layer.
     fn extra_seconds(&self, keep: Keep) -> f64 {
         let (c, rates) = (self.model, Rates::of(self.cuda));
@@ -279,4 +308,61 @@ impl Rates {
 /// Frozen weights of one decoder layer.
 pub fn layer_weights(c: &LlamaConfig) -> usize {
     crate::checkpoint::LINEARS.iter().map(|l| linear_shape(c, l)).map(|(n, k)| n * k).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Finetune;
+    use clap::Parser;
+
+    /// The planner of a run with these flags on a model of 13B's widths.
+    fn with<T>(cuda: bool, test: impl FnOnce(&Planner) -> T) -> T {
+        let flags = ["finetune", "--config", "llama2-13b", "--model", "none", "--data", "none", "--out", "none"];
+        let start = Finetune::parse_from(flags).start().unwrap();
+        let model = LlamaConfig {
+            hidden: 5120,
+            n_layers: 40,
+            n_heads: 40,
+            n_kv_heads: 40,
+            head_dim: 128,
+            intermediate: 13824,
+            vocab: 32000,
+            rope_theta: 1e4,
+            rms_eps: 1e-5,
+            tied: false,
+            bos: 1,
+            eos: vec![2],
+            max_positions: 4096,
+            nf4: None,
+        };
+        let (config, source, classes) = (&start.config, Source::Sizes(&model), ["no".into(), "yes".into()]);
+        let compute = Compute::Bf16;
+        test(&Planner { config, model: &model, source, classes: &classes, compute, cuda, context: 0, free: None })
+    }
+
+    #[test]
+    fn the_ladder_leaves_out_what_two_others_do_faster() {
+        // Making gate and up again saves less a second than making the whole layer again.
+        with(false, |planner| assert_eq!(planner.rungs(), [Keep::Eight, Keep::Input]));
+        with(true, |planner| assert_eq!(planner.rungs(), [Keep::Host, Keep::Eight, Keep::Input]));
+    }
+
+    #[test]
+    fn less_memory_never_makes_a_plan_faster_and_a_plan_keeps_to_its_budget() {
+        with(true, |planner| {
+            let work = Work::worst(crate::data::Room { tokens: 1024, rows: 8 }, 4096, 1200);
+            let mut slowest = 0.0;
+            for gib in [20, 15, 14, 13, 12, 11] {
+                let mut config = planner.config.clone();
+                config.machine.budget = gib << 30;
+                config.machine.host_budget = 1;
+                let plan = Planner { config: &config, ..*planner }.plan(&work).unwrap();
+                assert!(plan.total() <= gib << 30, "{gib} GiB: {}", plan.total());
+                assert!(plan.slower >= slowest, "{gib} GiB: {} after {slowest}", plan.slower);
+                slowest = plan.slower;
+            }
+            assert!(slowest > 1.1, "{slowest}");
+        });
+    }
 }

@@ -313,6 +313,13 @@ impl Run<'_> {
             println!("testing {when} training: {} rows", self.data.test.len());
         }
         let evaluation = evaluate.run(&self.trainer, &self.data.test, &self.data.tokenizer, |_| ())?;
+        if !evaluation.lm_loss.is_finite() {
+            return Err(Error::NotFinite(format!(
+                "the LM loss of the test rows {when} training is {}; look at the last validation losses in log.jsonl, \
+                 and at the base",
+                evaluation.lm_loss
+            )));
+        }
         let confusion = |said: Vec<Option<usize>>| {
             (!said.is_empty()).then(|| {
                 let mut confusion = Confusion::new(&self.data.classes);
