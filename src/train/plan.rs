@@ -11,6 +11,7 @@
 use crate::checkpoint::LlamaConfig;
 use crate::cli::RunConfig;
 use crate::device::{Compute, Device, MemoryUse};
+use crate::eval;
 use crate::generate::{Greedy, generate};
 use crate::model::{Keep, RunOptions, Source, linear_shape};
 use crate::train::prepare;
@@ -20,6 +21,10 @@ use std::rc::Rc;
 
 /// What the driver itself holds on a GPU for our context and kernels: an estimate. No GPU has been asked yet.
 pub const CONTEXT: usize = 560 << 20;
+
+/// Left alone of what a GPU says is free: most kernels are loaded when they are first launched, after the arena was taken, and
+/// would then find nothing. An estimate too.
+pub const LATER: usize = 256 << 20;
 
 /// Micro-batches are never larger (the setting's own limit).
 pub const MOST_TOKENS: usize = 65536;
@@ -151,7 +156,8 @@ impl Planner<'_> {
 
     /// What may be used: as told, or less where other programs hold a part of the device.
     fn budget(&self) -> usize {
-        self.free.map_or(usize::MAX, |free| free + self.context).min(self.config.machine.budget)
+        let there = self.free.map_or(usize::MAX, |free| free.saturating_sub(LATER) + self.context);
+        there.min(self.config.machine.budget)
     }
 
     fn forced(&self) -> Result<Option<Vec<Keep>>> {
@@ -210,8 +216,11 @@ impl Planner<'_> {
             trainer.gradients(std::slice::from_ref(batch), &options)?;
             trainer.update(0.0, 0.0)?;
         }
-        for batch in &work.eval {
+        for batch in &work.validation {
             trainer.losses(std::slice::from_ref(batch))?;
+        }
+        for batch in &work.test {
+            eval::forward(&trainer, batch)?;
         }
         Ok(Found { memory: device.memory_use(), pinned: device.host_memory_use().peak_bytes })
     }

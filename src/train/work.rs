@@ -11,8 +11,10 @@ use crate::train::prepare::{Data, room};
 pub struct Work {
     /// Micro-batches of training; one whose every size another has too is left out.
     pub train: Vec<Batch>,
-    /// Micro-batches of validation and test.
-    pub eval: Vec<Batch>,
+    /// Micro-batches of validation, whose losses alone are asked for.
+    pub validation: Vec<Batch>,
+    /// Micro-batches of the test, where the head reads every row, labelled or not.
+    pub test: Vec<Batch>,
     /// Prompts that are answered with text.
     pub prompts: Vec<Vec<u32>>,
 }
@@ -30,13 +32,13 @@ impl Work {
             train.extend(largest(micro));
             train = largest(train);
         }
-        let packed = |rows: &[Tokenized]| Ok(largest(pack(rows, room, 0, 0)?));
-        let mut eval: Vec<MicroBatch> = packed(&data.validation)?;
-        eval.extend(packed(&data.test)?);
+        let batches = |micro: Vec<MicroBatch>| micro.iter().map(Batch::new).collect();
+        let packed = |rows: &[Tokenized]| pack(rows, room, 0, 0).map(|micro| batches(largest(micro)));
         let labelled = data.test.iter().filter(|row| row.label.is_some() && !data.classes.is_empty());
         Ok(Work {
-            train: train.iter().map(Batch::new).collect(),
-            eval: largest(eval).iter().map(Batch::new).collect(),
+            train: batches(train),
+            validation: packed(&data.validation)?,
+            test: packed(&data.test)?,
             prompts: labelled.map(|row| row.ids[..row.n_prompt].to_vec()).collect(),
         })
     }
