@@ -120,6 +120,16 @@ impl Planner<'_> {
                 bytes::readable(budget)
             );
         }
+        let host_budget = self.config.machine.host_budget;
+        if plan.pinned > host_budget {
+            bail_input!(
+                "the run needs {} of pinned host memory with --keep {}, the host budget is {}; leave out --keep, lower \
+                 --tokens, or raise --host-budget",
+                bytes::readable(plan.pinned),
+                self.config.machine.keep,
+                bytes::readable(host_budget)
+            );
+        }
         Ok(plan)
     }
 

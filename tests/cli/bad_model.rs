@@ -4,6 +4,7 @@ use super::{Bench, assert_says, refusal};
 use crate::common::fixture::{VOCAB, weight};
 use safetensors::tensor::Dtype;
 use serde_json::json;
+use std::collections::BTreeMap;
 
 const Q: &str = "model.layers.0.self_attn.q_proj.weight";
 
@@ -61,12 +62,37 @@ fn a_missing_tensor() {
     assert_says(&bench.refused(""), &[&format!("the tensor {Q} [64, 64] is missing")]);
 }
 
+/// The bench's weights as a single shard, under an index that says of each of these tensors where it is.
+fn sharded(places: &[(&str, &str)]) -> Bench {
+    let bench = Bench::new();
+    std::fs::rename(bench.path("model/model.safetensors"), bench.path("model/one.safetensors")).unwrap();
+    let map: BTreeMap<&str, &str> = places.iter().copied().collect();
+    bench.file("model/model.safetensors.index.json", &json!({"weight_map": map}).to_string());
+    bench
+}
+
 #[test]
 fn a_missing_shard() {
-    let bench = Bench::new();
-    std::fs::remove_file(bench.path("model/model.safetensors")).unwrap();
-    bench.file("model/model.safetensors.index.json", &json!({"weight_map": {Q: "one.safetensors"}}).to_string());
-    assert_says(&bench.refused(""), &["the shard one.safetensors with 1 tensors is not there"]);
+    let bench = sharded(&[("lm_head.weight", "one.safetensors"), (Q, "two.safetensors")]);
+    assert_says(&bench.refused(""), &["index.json: the shard two.safetensors with 1 tensors is not there"]);
+}
+
+#[test]
+fn an_index_that_names_a_file_outside_its_folder() {
+    for outside in ["../rows.json", "/etc/passwd"] {
+        let said = sharded(&[("lm_head.weight", "one.safetensors"), (Q, outside)]).refused("");
+        assert_says(&said, &[&format!("index.json: tensor {Q} is said to be in {outside:?}, outside the folder")]);
+    }
+}
+
+#[test]
+fn shards_that_disagree_with_their_index() {
+    let said = sharded(&[(Q, "one.safetensors"), ("model.layers.7.x", "one.safetensors")]).refused("");
+    let place = "tensor model.layers.7.x is said to be in one.safetensors, which does not hold it";
+    assert_says(&said, &["index.json: ", place, "index and shards are not of one model"]);
+    let bench = sharded(&[(Q, "one.safetensors"), ("lm_head.weight", "two.safetensors")]);
+    std::fs::copy(bench.path("model/one.safetensors"), bench.path("model/two.safetensors")).unwrap();
+    assert_says(&bench.refused(""), &["is both in ", "one.safetensors", "two.safetensors", "not of one model"]);
 }
 
 #[test]
@@ -131,6 +157,16 @@ fn what_the_engine_does_not_compute() {
         ),
         ("quantization_config", json!({"bits": 4}), "quantization_config names no quant_method"),
         ("quantization_config", json!({"quant_method": "awq"}), "quantization_config is of the method awq"),
+        (
+            "quantization_config",
+            json!({"quant_method": "bitsandbytes", "load_in_8bit": true}),
+            "quantization_config says load_in_8bit, bitsandbytes' int8; of quantised folders only bitsandbytes' 4-bit nf4",
+        ),
+        (
+            "quantization_config",
+            json!({"quant_method": "bitsandbytes", "load_in_4bit": true, "bnb_4bit_quant_type": "fp4"}),
+            "quantization_config.bnb_4bit_quant_type is fp4; of quantised folders only bitsandbytes' 4-bit nf4",
+        ),
     ] {
         let bench = Bench::new();
         bench.edit_json("model/config.json", |json| json[field] = value);

@@ -23,6 +23,16 @@ fn a_field_out_of_range_or_of_the_wrong_kind() {
     let config = bench.file("mine.toml", "[train]\nlr = \"fast\"\n");
     let said = bench.refused(&format!("--config {config}"));
     assert_says(&said, &["mine.toml:2: lr: found string \"fast\", expected a number (above 0, at most 1)"]);
+    let config = bench.file("mine.toml", "[machine]\nbudget = \"24\"\n");
+    let said = bench.refused(&format!("--config {config}"));
+    assert_says(
+        &said,
+        &["mine.toml: machine.budget = \"24\": expected an amount of memory with its unit, such as 24GiB"],
+    );
+    for (setting, kind) in [("[machine]\nbudget = 24", "budget"), ("[train]\noptimizer_states = \"nine\"", "nine")] {
+        let config = bench.file("mine.toml", setting);
+        assert_says(&bench.refused(&format!("--config {config}")), &["mine.toml:2: ", kind]);
+    }
     let config = bench.file("mine.toml", "[train\nlr = 1\n");
     assert_says(&bench.refused(&format!("--config {config}")), &["mine.toml:1: not TOML"]);
     assert_says(&bench.refused("--config no/such.toml"), &["no/such.toml", "one of demo, llama2-13b, pubmedqa"]);
@@ -63,6 +73,13 @@ fn an_unknown_flag_gets_the_nearest_known_one() {
     let output = Bench::new().run("new", "--dropuot 0.1");
     assert_eq!(output.status.code(), Some(2));
     assert_says(&text(&output.stderr), &["unexpected argument '--dropuot'", "'--dropout'"]);
+}
+
+#[test]
+fn an_unknown_choice_gets_the_known_ones() {
+    let output = Bench::new().run("new", "--optimizer-states nine");
+    assert_eq!(output.status.code(), Some(2));
+    assert_says(&text(&output.stderr), &["'nine'", "'--optimizer-states <TYPE>'", "fp32, eight"]);
 }
 
 #[test]

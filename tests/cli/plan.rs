@@ -121,6 +121,37 @@ fn llama_2_13b_fits_its_gpu() {
     assert_says(&text(&refused.stderr), &["even when every layer keeps its input alone", "lower --tokens", "--budget"]);
 }
 
+/// A GPU's budget holds what the driver takes as well; a plan for the CPU device has no driver.
+#[test]
+fn the_drivers_own_memory_counts() {
+    let bench = Bench::new();
+    write_config(&bench, THIRTEEN_B);
+    let gpu = planned(&bench, "--budget 21040MiB --tokens 2048");
+    assert_says(&gpu, &["the driver's own context    560 MiB"]);
+    let cpu = planned(&bench, "--budget 20480MiB --tokens 2048 --device cpu");
+    assert!(!cpu.contains("the driver's own"), "{cpu}");
+    let largest = |said: &str| ["no product made twice", "layers computed again"].map(|words| tokens(said, words));
+    assert_eq!(largest(&gpu), largest(&cpu));
+    assert!(largest(&planned(&bench, "--budget 20480MiB --tokens 2048"))[0] < largest(&cpu)[0]);
+}
+
+/// The oldest layers' activations wait longest for their backward, so theirs are moved first; pinned memory has a budget of
+/// its own, of 108 MiB a layer here.
+#[test]
+fn the_oldest_layers_give_way_first_and_pinned_memory_stays_in_its_budget() {
+    let bench = Bench::new();
+    write_config(&bench, THIRTEEN_B);
+    let said = planned(&bench, "--budget 16GiB --tokens 2048");
+    let n: usize = said.split("layers keep host:").nth(1).and_then(|s| s.split(',').next()?.parse().ok()).expect(&said);
+    assert_says(&said, &[&format!("layers keep host:{n},outputs:{}; modelled time of a step +0.0 %", 40 - n)]);
+    let said = planned(&bench, "--budget 16GiB --tokens 2048 --host-budget 1GiB");
+    assert_says(&said, &["layers keep host:9,", ", 972 MiB of pinned host memory"]);
+    let refused = plan(&bench, "--budget 16GiB --tokens 2048 --host-budget 1GiB --keep host");
+    assert_eq!(refused.status.code(), Some(2));
+    let says = "needs 4.22 GiB of pinned host memory with --keep host, the host budget is 1.00 GiB; leave out --keep";
+    assert_says(&text(&refused.stderr), &[says]);
+}
+
 /// Ten random models, budgets and policies: every run reaches exactly what its plan said, to the byte.
 #[test]
 fn measured_is_planned_to_the_byte() {

@@ -1,6 +1,6 @@
 //! A run that was stopped goes on as if it had not been.
 
-use super::{Bench, assert_says, finetune, refusal, text};
+use super::{Bench, assert_says, finetune, refusal, report, text};
 use assert_cmd::Command;
 use llamacare::train::log;
 use std::ffi::OsString;
@@ -60,6 +60,31 @@ fn interrupted_and_resumed_equals_uninterrupted() {
         steps.into_iter().map(|s| (s.step, s.lm_loss, s.ce_loss, s.grad_norm, s.lr)).collect::<Vec<_>>()
     };
     assert_eq!(losses("parts"), losses("whole"));
+}
+
+#[test]
+fn states_in_8_bits_learn_alike_and_resume_bit_for_bit() {
+    let bench = Bench::new();
+    let more = |states| format!("--steps {STEPS} --dropout 0.1 --save-every 0 --optimizer-states {states}");
+    bench.trained("fp32", &more("fp32"));
+    bench.trained("whole", &more("eight"));
+    let stopped = interrupted(&bench, "parts", 10, &more("eight"));
+    let output = resume(&bench, "parts", &["--quiet"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(bench.adapter_sha256("parts"), bench.adapter_sha256("whole"), "stopped after {stopped}");
+    let losses = |out: &str| {
+        let steps = log::read(&bench.path(out).join("log.jsonl")).expect("a log");
+        steps.into_iter().map(|s| s.joint_loss).collect::<Vec<_>>()
+    };
+    let (fp32, eight) = (losses("fp32"), losses("whole"));
+    assert_eq!(losses("parts"), eight);
+    // The first step starts from the same weights; what 8 bits round shows soon, and stays small.
+    assert_eq!(fp32[0], eight[0]);
+    let worst = fp32.iter().zip(&eight).map(|(a, b)| (b / a - 1.0).abs()).fold(0.0, f64::max);
+    println!("joint loss {:.4} to {:.4}, worst {worst:.2e}", fp32[0], fp32[STEPS - 1]);
+    assert!(fp32[STEPS - 1] < 0.9 * fp32[0] && worst > 0.0 && worst < 0.02, "{worst}");
+    let held = |out: &str| report(&bench.path(out))["planned_device_bytes"].as_u64().expect("bytes");
+    assert!(held("whole") < held("fp32"));
 }
 
 #[test]
