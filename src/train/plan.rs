@@ -13,10 +13,11 @@ use crate::cli::RunConfig;
 use crate::device::{Compute, Device, MemoryUse};
 use crate::eval;
 use crate::generate::{Greedy, generate};
-use crate::model::{Keep, RunOptions, Source, linear_shape};
+use crate::model::{Batch, Keep, RunOptions, Source, linear_shape};
 use crate::train::prepare;
-use crate::train::work::Work;
+use crate::train::work::{Use, Work};
 use crate::{Result, bail_input, bytes};
+use std::borrow::Cow;
 use std::rc::Rc;
 
 /// What the driver itself holds on a GPU for our context and kernels: an estimate. No GPU has been asked yet.
@@ -79,16 +80,14 @@ impl Plan {
 struct Found {
     memory: MemoryUse,
     pinned: usize,
+    /// The micro-batch that reached the peak.
+    highest: usize,
 }
 
 impl Planner<'_> {
     /// The fastest plan within the budget, or a sentence that says what to change.
     pub fn plan(&self, work: &Work) -> Result<Plan> {
-        let keep = match self.forced()? {
-            Some(keep) => keep,
-            None => self.choose(work)?,
-        };
-        let found = self.simulate(work, &keep)?;
+        let (keep, found) = self.held_by_every(work)?;
         let (group_tokens, generating) = self.group(work, found.memory.peak_bytes)?;
         let memory = match generating {
             Some(memory) if memory.peak_bytes > found.memory.peak_bytes => memory,
@@ -133,10 +132,36 @@ impl Planner<'_> {
         Ok(plan)
     }
 
+    /// The policies, and what every micro-batch of the run reaches with them. First fit is not monotone: one with a few tokens
+    /// less can reach further than the one that the policies were chosen for, by what other gaps it leaves. So all of them
+    /// are run, which takes about a thousandth of the time of the run itself, and the policies are chosen again with each
+    /// that goes beyond the budget.
+    fn held_by_every(&self, work: &Work) -> Result<(Vec<Keep>, Found)> {
+        let forced = self.forced()?;
+        let mut largest = work.largest.clone();
+        loop {
+            let keep = match &forced {
+                Some(keep) => keep.clone(),
+                None => self.choose(&largest)?,
+            };
+            let chosen = self.simulate(&largest, &keep)?;
+            let every = work.every.iter().map(|micro| (micro.purpose, Cow::Owned(micro.batch())));
+            let every = largest.iter().map(|(purpose, batch)| (*purpose, Cow::Borrowed(batch))).chain(every);
+            let found = self.simulate_each(every, &keep)?;
+            let beyond = found.highest.checked_sub(largest.len()).map(|at| &work.every[at]);
+            match beyond {
+                Some(micro) if forced.is_none() && self.within(&chosen) && !self.within(&found) => {
+                    largest.push((micro.purpose, micro.batch()));
+                }
+                _ => return Ok((keep, found)),
+            }
+        }
+    }
+
     /// The most tokens, in steps of 8, that a micro-batch may have within the budget with this policy in every layer.
-    pub fn most_tokens(&self, worst: impl Fn(usize) -> Work, keep: Keep) -> Result<Option<usize>> {
+    pub fn most_tokens(&self, worst: impl Fn(usize) -> Work<'static>, keep: Keep) -> Result<Option<usize>> {
         let fits = |tokens: usize| -> Result<bool> {
-            let found = self.simulate(&worst(tokens), &vec![keep; self.model.n_layers])?;
+            let found = self.simulate(&worst(tokens).largest, &vec![keep; self.model.n_layers])?;
             Ok(self.within(&found))
         };
         // A power of two that no longer fits, then halves.
@@ -172,7 +197,7 @@ impl Planner<'_> {
     }
 
     /// Down the ladder, each rung for as many of the oldest layers as the budget asks for.
-    fn choose(&self, work: &Work) -> Result<Vec<Keep>> {
+    fn choose(&self, work: &[(Use, Batch)]) -> Result<Vec<Keep>> {
         let mut layers = vec![Keep::Outputs; self.model.n_layers];
         if self.within(&self.simulate(work, &layers)?) {
             return Ok(layers);
@@ -206,23 +231,32 @@ impl Planner<'_> {
         Ok(layers)
     }
 
-    /// Loads, trains a step and evaluates on paper.
-    fn simulate(&self, work: &Work, keep: &[Keep]) -> Result<Found> {
+    /// Loads, and runs these micro-batches on paper.
+    fn simulate(&self, work: &[(Use, Batch)], keep: &[Keep]) -> Result<Found> {
+        self.simulate_each(work.iter().map(|(purpose, batch)| (*purpose, Cow::Borrowed(batch))), keep)
+    }
+
+    fn simulate_each<'a>(&self, work: impl Iterator<Item = (Use, Cow<'a, Batch>)>, keep: &[Keep]) -> Result<Found> {
         let device = Device::paper(self.compute, self.cuda);
         let mut trainer = prepare::trainer(self.config, &device, self.source, self.classes)?;
         let dropout = prepare::dropout(self.config, 0);
         let options = RunOptions { keep: keep.into(), dropout };
-        for batch in &work.train {
-            trainer.gradients(std::slice::from_ref(batch), &options)?;
-            trainer.update(0.0, 0.0)?;
+        let (mut highest, mut peak) = (0, 0);
+        for (i, (purpose, batch)) in work.enumerate() {
+            match purpose {
+                Use::Train => {
+                    trainer.gradients(std::slice::from_ref(&*batch), &options)?;
+                    trainer.update(0.0, 0.0)?;
+                }
+                Use::Validate => drop(trainer.losses(std::slice::from_ref(&*batch))?),
+                Use::Test => drop(eval::forward(&trainer, &batch)?),
+            }
+            let reached = device.peak_bytes();
+            if reached > peak {
+                (highest, peak) = (i, reached);
+            }
         }
-        for batch in &work.validation {
-            trainer.losses(std::slice::from_ref(batch))?;
-        }
-        for batch in &work.test {
-            eval::forward(&trainer, batch)?;
-        }
-        Ok(Found { memory: device.memory_use(), pinned: device.host_memory_use().peak_bytes })
+        Ok(Found { memory: device.memory_use(), pinned: device.host_memory_use().peak_bytes, highest })
     }
 
     /// How many tokens of prompts and answers to decode at once without a higher peak, and what that holds. Prompts are

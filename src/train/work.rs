@@ -46,25 +46,36 @@ impl Micro<'_> {
 }
 
 impl<'a> Work<'a> {
-    /// Of a run whose rows are known: the micro-batches of all its steps, whatever epoch they lie in.
+    /// Of a run on this data.
     pub fn of(config: &RunConfig, data: &'a Data) -> Result<Work<'a>> {
+        let splits = [&data.train, &data.validation, &data.test].map(Vec::as_slice);
+        Work::of_rows(config, splits, !data.classes.is_empty())
+    }
+
+    /// Of a run on these rows to train on, validate and test, whose labelled test rows are answered with text where
+    /// `answered`: the micro-batches of all its steps, whatever epoch they lie in.
+    pub fn of_rows(
+        config: &RunConfig,
+        [train_rows, validation, test]: [&'a [Tokenized]; 3],
+        answered: bool,
+    ) -> Result<Work<'a>> {
         let (c, room) = (&config.train, room(config));
         let mut work = Work::default();
-        let per_epoch = pack(&data.train, room, c.seed, 0)?.len().div_ceil(c.accumulate).max(1);
+        let per_epoch = pack(train_rows, room, c.seed, 0)?.len().div_ceil(c.accumulate).max(1);
         let steps = c.total_steps(per_epoch);
         let mut train = BTreeMap::new();
         for epoch in 0..steps.div_ceil(per_epoch) {
-            let mut micro = pack(&data.train, room, c.seed, epoch as u64)?;
+            let mut micro = pack(train_rows, room, c.seed, epoch as u64)?;
             micro.truncate(per_epoch.min(steps - epoch * per_epoch) * c.accumulate);
             collect(&mut train, micro);
         }
-        work.add(Use::Train, train, &data.train);
-        for (purpose, rows) in [(Use::Validate, &data.validation), (Use::Test, &data.test)] {
+        work.add(Use::Train, train, train_rows);
+        for (purpose, rows) in [(Use::Validate, validation), (Use::Test, test)] {
             let mut shapes = BTreeMap::new();
             collect(&mut shapes, pack(rows, room, 0, 0)?);
             work.add(purpose, shapes, rows);
         }
-        let labelled = data.test.iter().filter(|row| row.label.is_some() && !data.classes.is_empty());
+        let labelled = test.iter().filter(|row| answered && row.label.is_some());
         work.prompts = labelled.map(|row| row.ids[..row.n_prompt].to_vec()).collect();
         Ok(work)
     }
