@@ -63,10 +63,10 @@ impl Cases {
     }
 
     /// An operation of the tape, forward and backward.
-    fn on_tape(&mut self, case: &str, inputs: &[&Tensor], op: impl FnOnce(&mut Tape, Vec<Var>) -> Var) {
+    fn on_tape(&mut self, case: &str, inputs: Vec<Tensor>, op: impl FnOnce(&mut Tape, Vec<Var>) -> Var) {
         let device = self.device.clone();
         let mut tape = Tape::new(&device);
-        let inputs: Vec<Var> = inputs.iter().map(|&x| tape.var(x.clone(), true)).collect();
+        let inputs: Vec<Var> = inputs.into_iter().map(|x| tape.var(x, true)).collect();
         self.count(case, || {
             let y = op(&mut tape, inputs);
             let dy =
@@ -109,11 +109,11 @@ fn nf4(cases: &mut Cases) {
     let dense = cases.act(&[n, k]);
     let map = nested_map_on(&cases.device).unwrap();
     let mut weight = None;
-    cases.count("quantise", || weight = Some(Nf4Weight::quantize(&dense, Some(&map)).unwrap()));
+    cases.count("NF4", || weight = Some(Nf4Weight::quantize(&dense, Some(&map)).unwrap()));
     let weight = weight.expect("counted once");
     let (rows, columns) = (cases.act(&[n, k]), cases.act(&[k, n]));
-    cases.count("decode", || weight.dequantize_into(&rows, Orientation::Rows).unwrap());
-    cases.count("decode, transposed", || weight.dequantize_into(&columns, Orientation::Transposed).unwrap());
+    cases.count("NF4", || weight.dequantize_into(&rows, Orientation::Rows).unwrap());
+    cases.count("NF4", || weight.dequantize_into(&columns, Orientation::Transposed).unwrap());
     for m in [1, 8] {
         let (x, y) = (cases.act(&[m, k]), cases.act(&[m, n]));
         cases.count(&format!("{m} tokens"), || weight.matmul(&x, &y, Write::Set).unwrap());
@@ -123,16 +123,19 @@ fn nf4(cases: &mut Cases) {
 fn layers(cases: &mut Cases) {
     let device = cases.device.clone();
     let (x, residual, w) = (cases.act(&[8, C]), cases.act(&[8, C]), cases.act(&[C]));
-    cases.on_tape("8 rows", &[&x, &residual], |tape, v| rms_norm(tape, &v[0], Some(&v[1]), &w, 1e-5).unwrap().1);
+    cases.on_tape("8 rows", vec![x, residual], |tape, v| rms_norm(tape, &v[0], Some(&v[1]), &w, 1e-5).unwrap().1);
     let (gate, up) = (cases.act(&[4, F]), cases.act(&[4, F]));
-    cases.on_tape("4 rows", &[&gate, &up], |tape, v| swiglu(tape, &v[0], &v[1]).unwrap());
+    cases.on_tape("4 rows", vec![gate, up], |tape, v| swiglu(tape, &v[0], &v[1]).unwrap());
 
     let (t, h) = (192, 2);
     let layout = Arc::new(SequenceLayout::packed(&device, &[0, 128, t]).unwrap());
     let table = Arc::new(RotaryTable::new(&device, 128, D, 10_000.0).unwrap());
     let [q, k, v] = [(); 3].map(|()| cases.act(&[t as usize, h * D]));
-    cases.on_tape("192 rows", &[&q], |tape, mut v| rotary(tape, v.remove(0), &table, &layout, h, D).unwrap());
-    cases.on_tape("192 rows", &[&q, &k, &v], |tape, x| attention(tape, &x[0], &x[1], &x[2], &layout, h, h, D).unwrap());
+    let x = cases.act(&[t as usize, h * D]);
+    cases.on_tape("192 rows", vec![x], |tape, mut v| rotary(tape, v.remove(0), &table, &layout, h, D).unwrap());
+    cases.on_tape("192 rows", vec![q, k.clone(), v.clone()], |tape, x| {
+        attention(tape, &x[0], &x[1], &x[2], &layout, h, h, D).unwrap()
+    });
     let one = Arc::new(SequenceLayout::decode(&device, &[(0, t - 1, 1)]).unwrap());
     let new = cases.act(&[1, h * D]);
     cases.count("a new token", || {
@@ -144,16 +147,16 @@ fn layers(cases: &mut Cases) {
     let hidden = cases.act(&[8, C]);
     let ids: Vec<i32> = (0..8).map(|i| i * 3 % 8).collect();
     cases.count("8 rows", || drop(embedding(&mut Tape::inference(&device), &hidden, &ids).unwrap()));
-    cases.on_tape("3 of 8 rows", &[&hidden], |tape, v| gather_rows(tape, &v[0], &[1, 2, 6]).unwrap());
+    cases.on_tape("3 of 8 rows", vec![hidden.clone()], |tape, v| gather_rows(tape, &v[0], &[1, 2, 6]).unwrap());
     let three = cases.act(&[3, C]);
     cases.count("3 of 8 rows", || add_rows(&three, &[1, 2, 6], &hidden).unwrap());
     let mask = Dropout { p: 0.05, seed: 1, step: 2, tensor: 3 };
     cases.count("8 rows", || mask.apply(&hidden, &hidden, Write::Set).unwrap());
     let wide = cases.act(&[4, F]);
     let mut blocks = None;
-    cases.count("4 rows", || blocks = Some(quantize("blocks", &wide).unwrap()));
+    cases.count("blocks8", || blocks = Some(quantize("blocks", &wide).unwrap()));
     let blocks = blocks.expect("counted once");
-    cases.count("4 rows", || drop(blocks.dequantize("x").unwrap()));
+    cases.count("blocks8", || drop(blocks.dequantize("x").unwrap()));
     let (logits, targets) =
         (cases.f32(&[4, 32_000]), device.upload_i32("targets", &[4], &[3, 4, -100, 31_999]).unwrap());
     let (loss, dlogits) = (cases.f32(&[4]), cases.act(&[4, 32_000]));
@@ -163,9 +166,9 @@ fn layers(cases: &mut Cases) {
 fn head(cases: &mut Cases) {
     let device = cases.device.clone();
     let h = cases.act(&[96, C]);
-    cases.on_tape("96 rows", &[&h], |tape, v| eci_pool(tape, &v[0], &[0, 64, 96], &[60, 32], 64).unwrap());
+    cases.on_tape("96 rows", vec![h.clone()], |tape, v| eci_pool(tape, &v[0], &[0, 64, 96], &[60, 32], 64).unwrap());
     for (case, pool) in [("mean", TokenPool::Mean), ("last", TokenPool::Last), ("max", TokenPool::Max)] {
-        cases.on_tape(case, &[&h], |tape, v| token_pool(tape, &v[0], &[0, 64, 96], &[60, 32], pool).unwrap());
+        cases.on_tape(case, vec![h.clone()], |tape, v| token_pool(tape, &v[0], &[0, 64, 96], &[60, 32], pool).unwrap());
     }
     let (n_in, n_out) = (C, 64);
     let weight = cases.f32(&[n_out, n_in]);
@@ -175,7 +178,7 @@ fn head(cases: &mut Cases) {
     for (case, grad) in [("dW stored", stored), ("dW in factors", factors)] {
         let w = Param::with("W", weight.clone(), grad.clone());
         let bias = Param::new("bias", cases.f32(&[n_out]), cases.f32(&[n_out]));
-        cases.on_tape(case, &[&x], |tape, v| dense(tape, &v[0], &w, &bias).unwrap());
+        cases.on_tape(case, vec![x.clone()], |tape, v| dense(tape, &v[0], &w, &bias).unwrap());
         optimiser(cases, case, &grad);
     }
     let logits = cases.f32(&[8, 3]);
@@ -185,7 +188,7 @@ fn head(cases: &mut Cases) {
         softmax_ce(&mut tape, &logits, &[0, 1, 2, 0, 1, 2, 0, -1], 0.1).unwrap();
     });
     let x = cases.f32(&[8, 1024]);
-    cases.on_tape("8 x 1024", &[&x], |tape, v| activation(tape, &v[0], Activation::Gelu).unwrap());
+    cases.on_tape("8 x 1024", vec![x], |tape, v| activation(tape, &v[0], Activation::Gelu).unwrap());
 }
 
 fn optimiser(cases: &mut Cases, case: &str, grad: &Gradient) {

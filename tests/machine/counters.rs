@@ -96,10 +96,16 @@ const ACCESSES: [&str; 4] = ["global load", "global store", "shared load", "shar
 /// Sectors are counted from address zero: where a buffer begins matters.
 #[repr(align(256))]
 #[derive(Clone, Copy)]
-struct Page([f32; 64]);
+struct Page {
+    _words: [f32; 64],
+}
 
 fn run(counted: unsafe extern "C" fn(*const f32, *mut f32, *const c_void) -> lc_status) {
-    let (input, mut output, tile) = (vec![Page([1.0; 64]); 128], vec![Page([0.0; 64]); 128], vec![Page([1.0; 64]); 72]);
+    let (input, mut output, tile) = (
+        vec![Page { _words: [1.0; 64] }; 128],
+        vec![Page { _words: [0.0; 64] }; 128],
+        vec![Page { _words: [1.0; 64] }; 72],
+    );
     let bytes = |pages: &[Page]| (pages.as_ptr().cast::<c_void>(), size_of_val(pages));
     let buffers = [(bytes(&input), c"in"), (bytes(&output), c"out"), (bytes(&tile), c"tile")];
     // SAFETY: the buffers outlive the call and are at least as long as counted.cu says.
