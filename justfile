@@ -19,6 +19,14 @@ bindings:
 checked:
     cargo test --release --features checked --test main -- ops:: machine:: model::
 
+# sectors and bank conflicts of every kernel, held to tools/access_counts.tsv (kernels/README.md says how to read it)
+counts:
+    cargo test --release --features checked --test main -- machine::access_counts
+
+# writes that table anew
+counts-write:
+    LC_COUNTS_WRITE=1 cargo test --release --features checked --test main -- machine::access_counts --nocapture
+
 # every kernel test again, tensor-core work lane by lane
 lanewise:
     cargo test --release --features lanewise --test main -- ops

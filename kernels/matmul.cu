@@ -23,8 +23,8 @@ struct Tile {
     static constexpr int WM = BM / kWarpsM, WN = BN / kWarpsN, MT = WM / 16, NT = WN / 8;
 };
 
-// The table of tiles: by shape and by kind of device.
-#ifdef __CUDACC__
+// The table of tiles: by shape and by kind of device. The checked build watches the GPU's.
+#if defined(__CUDACC__) || LC_CHECKED
 typedef Tile<128, 128, 32, 2, 4, 4> Large; // 80 KiB of shared memory: fits every GPU from sm_80 on
 typedef Tile<64, 64, 64, 2, 2, 3> Small;   // where large tiles would leave multiprocessors idle
 typedef Tile<64, 16, 64, 4, 1, 4> Narrow;  // N <= 16: x A^T, dy B, dB of LoRA

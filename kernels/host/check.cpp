@@ -29,8 +29,6 @@
 
 extern "C" {
 extern char __executable_start, _end;
-// "file:line" of the innermost line of a .cu file at this address; in src/ffi.
-size_t lc_host_locate(const void* pc, char* text, size_t n_bytes);
 }
 
 namespace lc_host {
@@ -221,17 +219,28 @@ bool within(const void* p, const void* begin, size_t n_bytes) {
     return (size_t)((const char*)p - (const char*)begin) < n_bytes;
 }
 
-bool access(const Fiber* f, const void* p, size_t n, Access kind, const void* pc) {
+// Counts what an instruction of one thread asks for. What a collective reads, and the end of a copy, is no such thing.
+LC_INLINE void count_own(const Who& me, size_t at, size_t n, Memory memory) {
+    if (__builtin_expect(tally != nullptr, 0)) count(*tally, me.thread, me.epoch, me.generation, at, n, memory, me.pc);
+}
+
+bool access(const Fiber* f, const void* p, size_t n, Access kind, const void* pc, bool own = true) {
     Block* b = block;
     size_t at = (size_t)((const char*)p - b->smem);
-    if (at < kCells) return shared_access(Who(f, pc), at, n, kind);
+    if (at < kCells) {
+        const Who me(f, pc);
+        if (own) count_own(me, at, n, kind == Access::kRead ? Memory::kSharedLoad : Memory::kSharedStore);
+        return shared_access(me, at, n, kind);
+    }
     // The machine's own: stacks of the fibres, their records, this thread's two variables, the kernel's arguments,
     // constants.
     if (within(p, b->stacks, b->stacks_bytes) || within(p, b, b->own_bytes) || p == &current || p == &block ||
         within(p, b->launch->args, b->launch->args_bytes) ||
         within(p, &__executable_start, (size_t)(&_end - &__executable_start)))
         return true;
-    return global_access(Who(f, pc), (const char*)p, n, kind != Access::kRead);
+    const Who me(f, pc);
+    if (own) count_own(me, (size_t)p, n, kind == Access::kRead ? Memory::kGlobalLoad : Memory::kGlobalStore);
+    return global_access(me, (const char*)p, n, kind != Access::kRead);
 }
 
 LC_INLINE void hook(const void* p, size_t n, bool write, const void* pc) {
@@ -242,6 +251,7 @@ LC_INLINE void hook(const void* p, size_t n, bool write, const void* pc) {
 void check_begin_launch(Launch& launch) {
     launch.checked = new CheckedLaunch();
     list_buffers(*launch.checked);
+    if (launch.bf16) launch.checked->counts = counts_of_this_thread();
 }
 
 int check_end_launch(Launch& launch) {
@@ -272,7 +282,10 @@ void check_begin_block(Block* b) {
     }
     uint64_t index = b->index.x + (uint64_t)b->grid.x * (b->index.y + (uint64_t)b->grid.y * b->index.z);
     b->random = order_seed ? (order_seed + index) * 0x9e3779b97f4a7c15ull | 1 : 0;
+    count_begin_block(b->launch->checked->counts);
 }
+
+void check_end_block(Block* b) { count_end_block(*b->launch, b->launch->checked->counts); }
 
 void check_epoch() { watch->epoch++; }
 
@@ -300,7 +313,14 @@ void check_barrier(int line) {
 
 void check_read(uint32_t lane, const void* p, size_t n_bytes, const void* pc) {
     const Fiber* f = block->fiber + (current - block->fiber) / 32 * 32 + lane;
-    access(f, p, n_bytes, Access::kRead, pc);
+    access(f, p, n_bytes, Access::kRead, pc, false);
+}
+
+void check_matrices(const void* const* row, const void* pc) {
+    if (!tally) return;
+    size_t at[32];
+    for (int l = 0; l < 32; l++) at[l] = (size_t)((const char*)row[l] - block->smem);
+    count_matrices(*tally, at, pc);
 }
 
 void check_async_copy(void* dst, const void* src, size_t n_bytes, bool valid) {
@@ -322,7 +342,7 @@ void check_async_wait(uint32_t n_groups_left) {
             memcpy(c.dst, c.src, c.n_bytes);
         else
             memset(c.dst, 0, c.n_bytes);
-        access(current, c.dst, c.n_bytes, Access::kAsyncDone, c.pc);
+        access(current, c.dst, c.n_bytes, Access::kAsyncDone, c.pc, false);
     }
     q.copies.erase(q.copies.begin(), q.copies.begin() + (long)done);
 }

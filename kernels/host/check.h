@@ -5,11 +5,13 @@ namespace lc_host {
 void check_begin_launch(Launch& launch);
 int check_end_launch(Launch& launch);  // how many faults
 void check_begin_block(Block* b);
+void check_end_block(Block* b);
 void check_epoch();  // every live thread of the block has arrived at the barrier
 
 void check_declare(char* p, size_t n_bytes);  // a SHARED or Arena array of the running thread
 void check_barrier(int line);                 // the running thread arrives at a barrier written on this line
 void check_read(uint32_t lane, const void* p, size_t n_bytes, const void* pc);  // a warp collective called at pc reads
+void check_matrices(const void* const* row, const void* pc);  // an ldmatrix.x4 at pc reads; only counts
 
 // cp.async: the copy happens when it is waited for; until then whoever touches its target is at fault.
 void check_async_copy(void* dst, const void* src, size_t n_bytes, bool valid);

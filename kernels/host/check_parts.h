@@ -1,9 +1,15 @@
 // check_parts.h - what check.cpp and check_global.cpp share: a launch under watch, its faults, and who made an access.
 #pragma once
 #include "host/machine.h"
+#include "host/count.h"
 #include <mutex>
 #include <string>
 #include <vector>
+
+extern "C" {
+// "file:line" of the innermost line of a .cu file at this address; in src/ffi.
+size_t lc_host_locate(const void* pc, char* text, size_t n_bytes);
+}
 
 namespace lc_host {
 struct Buffer {
@@ -20,6 +26,7 @@ struct CheckedLaunch {
     std::vector<std::pair<const void*, const char*>> seen;  // place and kind of the faults already told
     std::string report;
     uint32_t n_faults = 0;
+    Counts* counts = nullptr;  // where its accesses are counted; null: nowhere
 };
 
 // Counts a fault of the running block; the first of each place and kind becomes a sentence. `kind` is the format of the

@@ -19,6 +19,30 @@ static bool has_base() {
 #endif
 }
 
+#if LC_CHECKED
+// The ldmatrix.x4 of this call's body in steps (device/mma.cuh: a_row, b_row), one after another.
+static void count_steps(const MmaCall& call, const void* pc) {
+    // Matrices along the rows first, or along the columns: the two orders in which lanes 8-15 and 16-31 come.
+    auto matrices = [&](const void* tile, int ld, int row0, int col0, bool rows_first) {
+        const void* row[32];
+        for (int l = 0; l < 32; l++) {
+            const int low = l >> 3 & 1, high = l >> 4, r = l & 7;
+            row[l] = (const uint16_t*)tile + (row0 + r + 8 * (rows_first ? low : high)) * ld + col0 +
+                     8 * (rows_first ? high : low);
+        }
+        check_matrices(row, pc);
+    };
+    for (int k = 0; k < call.ks; k++) {
+        for (int i = 0; i < call.mt && call.a; i++)
+            call.a_cols ? matrices(call.a, call.lda, k * 16, i * 16, false)
+                        : matrices(call.a, call.lda, i * 16, k * 16, true);
+        for (int j = 0; j < call.nt / 2; j++)
+            call.b_cols ? matrices(call.b, call.ldb, k * 16, j * 16, true)
+                        : matrices(call.b, call.ldb, j * 16, k * 16, false);
+    }
+}
+#endif
+
 void mma_tile(const MmaCall& call, float* const* acc, const void* const* a_regs) {
 #if LC_CHECKED
     // What ldmatrix would read: rows of the tiles, 8 elements at a time, by changing lanes.
@@ -32,6 +56,7 @@ void mma_tile(const MmaCall& call, float* const* acc, const void* const* a_regs)
     const int m = call.mt * 16, n = call.nt * 8, k = call.ks * 16;
     if (call.a) read_tile(call.a, call.lda, call.a_cols ? k : m, call.a_cols ? m : k);
     read_tile(call.b, call.ldb, call.b_cols ? k : n, call.b_cols ? n : k);
+    if (call.elem_bytes == 2) count_steps(call, pc);
 #endif
 #ifdef __x86_64__
     static const bool wide = has_avx512(), pairs = has_avx512_bf16();
@@ -45,6 +70,7 @@ void mma_tile(const MmaCall& call, float* const* acc, const void* const* a_regs)
 void ldmatrix_leaf(uint32_t* const* r, const void* const* row, bool trans) {
 #if LC_CHECKED
     for (uint32_t l = 0; l < 32; l++) check_read(l, row[l], 16, __builtin_return_address(0));
+    check_matrices(row, __builtin_return_address(0));
 #endif
     uint16_t m[4][8][8];
     for (int j = 0; j < 4; j++)

@@ -263,6 +263,9 @@ static void run_block(Worker* k, const Launch& launch, size_t index) {
     Fiber here;
     b->main = &here;
     raw_switch(&here, current);
+#if LC_CHECKED
+    check_end_block(b);
+#endif
     if (LC_CHECKED)
         for (uint32_t i = 0; i < b->n_threads; i++)
             if (uint64_t end = *(const uint64_t*)(k->stacks + i * kStackStride); end && end != kStackEnd)

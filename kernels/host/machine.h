@@ -9,8 +9,8 @@
 // frame), the last lane to arrive computes for all and runs on. Two slots alternate by generation, so a fast lane may
 // already deposit for the next collective while slow ones still read this one's result.
 //
-// What this machine is not: it has no memory model finer than barriers, no bank conflicts, no occupancy, and only
-// full-warp collectives. kernels/host/check.cpp watches accesses; leaf.h is the tensor core.
+// What this machine is not: it has no memory model finer than barriers, no occupancy, and only full-warp collectives.
+// kernels/host/check.cpp watches accesses, count.cpp counts sectors and bank conflicts; leaf.h is the tensor core.
 #pragma once
 #include "host/words.h"
 #include <tuple>
@@ -81,6 +81,7 @@ struct Launch {
     const void* args;
     size_t args_bytes;
     const char* kernel;  // as the compiler spells it, see kernel_name
+    bool bf16;           // storage as on a GPU
     struct CheckedLaunch* checked;
 };
 
@@ -321,7 +322,14 @@ template <auto K, class... A>
 static inline lc_status launch(dim3 grid, dim3 dim, size_t smem, lc_stream, A... args) {
     typedef std::tuple<A...> Args;
     Args tuple(args...);
-    lc_host::Launch launch{
-        grid, dim, smem, &lc_host::fiber_main<K, Args>, &tuple, sizeof tuple, lc_host::kernel_name<K>(), nullptr};
+    lc_host::Launch launch{grid,
+                           dim,
+                           smem,
+                           &lc_host::fiber_main<K, Args>,
+                           &tuple,
+                           sizeof tuple,
+                           lc_host::kernel_name<K>(),
+                           sizeof(lc_act) == 2,
+                           nullptr};
     return lc_host::run_grid(launch);
 }

@@ -18,6 +18,7 @@ use crate::train::prepare;
 use crate::train::work::{Use, Work};
 use crate::{Result, bail_input, bytes};
 use std::borrow::Cow;
+use std::cmp::Reverse;
 use std::rc::Rc;
 
 /// What the driver itself holds on a GPU for our context and kernels: an estimate. No GPU has been asked yet.
@@ -203,9 +204,10 @@ impl Planner<'_> {
             return Ok(layers);
         }
         for keep in self.rungs() {
-            let smaller: Vec<usize> = (0..layers.len())
-                .filter(|&l| keep.kept_per_token(self.model) < layers[l].kept_per_token(self.model))
-                .collect();
+            let held = |keep: Keep| keep.kept_per_token(self.model);
+            let mut smaller: Vec<usize> = (0..layers.len()).filter(|&l| held(keep) < held(layers[l])).collect();
+            // The same time for each: first those that it frees the most of, of these the oldest.
+            smaller.sort_by_key(|&l| Reverse(held(layers[l])));
             let with = |n: usize| {
                 let mut layers = layers.clone();
                 smaller[..n].iter().for_each(|&l| layers[l] = keep);

@@ -314,10 +314,10 @@ impl Run<'_> {
             println!("testing {when} training: {} rows", self.data.test.len());
         }
         let evaluation = evaluate.run(&self.trainer, &self.data.test, &self.data.tokenizer, |_| ())?;
-        if !evaluation.lm_loss.is_finite() {
+        // Before training it is the first step that says so.
+        if when == "after" && !evaluation.lm_loss.is_finite() {
             return Err(Error::NotFinite(format!(
-                "the LM loss of the test rows {when} training is {}; look at the last validation losses in log.jsonl, \
-                 and at the base",
+                "the LM loss of the test rows after training is {}; look at the last losses in log.jsonl",
                 evaluation.lm_loss
             )));
         }

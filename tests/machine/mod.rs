@@ -1,9 +1,13 @@
-//! The CUDA machine on a CPU keeps its promises (tests/kernels/machine.cu), and its checked build finds planted bugs; lanes of
-//! work are held to their marks and waits.
+//! The CUDA machine on a CPU keeps its promises (tests/kernels/machine.cu), and its checked build finds planted bugs and counts
+//! memory transactions; lanes of work are held to their marks and waits.
 #![allow(unsafe_code)]
 
 #[cfg(feature = "checked")]
+mod access_counts;
+#[cfg(feature = "checked")]
 mod checked;
+#[cfg(feature = "checked")]
+mod counters;
 mod lanes;
 
 use std::ffi::{CStr, c_char};
@@ -46,4 +50,10 @@ fn the_machine_keeps_its_promises_with_bf16_storage() {
 #[test]
 fn the_machine_keeps_its_promises_with_fp32_storage() {
     every_promise_holds(lc_machine_promise_cpu_fp32);
+}
+
+#[cfg(not(feature = "checked"))]
+#[test]
+fn counts_and_planted_bugs_need_the_checked_build() {
+    println!("skipped here: `just checked` watches and counts every access of every kernel");
 }
