@@ -132,7 +132,12 @@ fn the_drivers_own_memory_counts() {
     assert!(!cpu.contains("the driver's own"), "{cpu}");
     let largest = |said: &str| ["no product made twice", "layers computed again"].map(|words| tokens(said, words));
     assert_eq!(largest(&gpu), largest(&cpu));
-    assert!(largest(&planned(&bench, "--budget 20480MiB --tokens 2048"))[0] < largest(&cpu)[0]);
+    let too_much = format!("--budget 20480MiB --keep outputs --tokens {}", largest(&cpu)[0]);
+    planned(&bench, &format!("{too_much} --device cpu"));
+    assert_says(
+        &text(&plan(&bench, &too_much).stderr),
+        &["of device memory with --keep outputs, the budget is 20.0 GiB"],
+    );
 }
 
 /// The oldest layers' activations wait longest for their backward, so theirs are moved first; pinned memory has a budget of
@@ -145,7 +150,7 @@ fn the_oldest_layers_give_way_first_and_pinned_memory_stays_in_its_budget() {
     let n: usize = said.split("layers keep host:").nth(1).and_then(|s| s.split(',').next()?.parse().ok()).expect(&said);
     assert_says(&said, &[&format!("layers keep host:{n},outputs:{}; modelled time of a step +0.0 %", 40 - n)]);
     let said = planned(&bench, "--budget 16GiB --tokens 2048 --host-budget 1GiB");
-    assert_says(&said, &["layers keep host:9,", ", 972 MiB of pinned host memory"]);
+    assert_says(&said, &["layers keep host:9,gateup:", ",eight:", ", 972 MiB of pinned host memory"]);
     let refused = plan(&bench, "--budget 16GiB --tokens 2048 --host-budget 1GiB --keep host");
     assert_eq!(refused.status.code(), Some(2));
     let says = "needs 4.22 GiB of pinned host memory with --keep host, the host budget is 1.00 GiB; leave out --keep";
