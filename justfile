@@ -1,6 +1,6 @@
 # `just check` is what CI runs beside the README's commands. Each line is one command.
 
-check: format lint bindings-current checked lanewise demo static
+check: format lint bindings-current checked lanewise demo memory-page static
 
 format:
     cargo fmt --check
@@ -30,6 +30,11 @@ aarch64:
 # the demo, a few steps of it
 demo:
     cargo run --release --bin finetune -- --steps 4 --eval-rows 12 --out target/demo --overwrite --device cpu
+
+# docs/memory.md says what `finetune --plan` says
+memory-page *args="--check":
+    cargo build --release --bin finetune
+    python3 tools/plan_table.py "${CARGO_TARGET_DIR:-target}/release/finetune" {{args}}
 
 # every kernel for every GPU: no spills, registers and opcodes as in tools/static_kernels.tsv
 static *args:

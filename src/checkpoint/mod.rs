@@ -7,6 +7,7 @@
 
 mod adapter;
 mod adapter_config;
+mod bnb_folder;
 mod bnb_format;
 mod bnb_weight;
 mod eci;

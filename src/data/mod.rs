@@ -28,7 +28,7 @@ pub use decision::parse_decision;
 pub use pack::{MicroBatch, efficiency, pack};
 pub use random::SplitMix64;
 pub use record::{Format, Record, load};
-pub use room::{MicroShape, Room, shapes};
+pub use room::{MicroShape, Room, largest_shapes};
 pub use split::{Share, split, split_by_ids};
 pub use template::{Example, Template};
 pub use tokenize::{Dropped, OverLong, Tokenized, tokenize};

@@ -66,7 +66,7 @@ impl MicroShape {
         }
     }
 
-    /// Whether every size of this one is at least that of `other`: what fits this one fits that one.
+    /// Whether every size of this one is at least that of `other`: it holds at least as much at any time.
     pub fn covers(&self, other: &MicroShape) -> bool {
         self.tokens >= other.tokens
             && self.sequences >= other.sequences
@@ -76,10 +76,10 @@ impl MicroShape {
     }
 }
 
-/// The largest shapes of a packing, each of which is not covered by another one, in descending order: where these fit in
-/// memory, all fit.
-pub fn shapes(batches: &[MicroBatch]) -> Vec<MicroShape> {
-    let mut all: Vec<MicroShape> = batches.iter().map(MicroShape::of).collect();
+/// The largest of these shapes, each of which is not covered by another one, in descending order: what they hold at once is the
+/// most. Where it lies is another matter: see train/plan.rs.
+pub fn largest_shapes(shapes: impl IntoIterator<Item = MicroShape>) -> Vec<MicroShape> {
+    let mut all: Vec<MicroShape> = shapes.into_iter().collect();
     all.sort_unstable_by(|a, b| b.cmp(a));
     let mut largest: Vec<MicroShape> = Vec::new();
     // In descending order none can be covered by a later one that differs.
@@ -123,9 +123,9 @@ mod tests {
     fn only_the_largest_shapes_stay() {
         let (long, short) = (batch(&[(200, 10, None)]), batch(&[(20, 5, Some(0)), (20, 5, None), (20, 5, None)]));
         let (less, same) = (batch(&[(199, 10, None)]), batch(&[(20, 5, None), (20, 5, Some(1)), (20, 5, None)]));
-        let largest = shapes(&[less, short, same, long]);
+        let largest = largest_shapes([less, short, same, long].iter().map(MicroShape::of));
         assert_eq!(largest, [shape(200, 1, 190, false, 4), shape(60, 3, 45, true, 3)]);
-        assert!(shapes(&[]).is_empty());
+        assert!(largest_shapes([]).is_empty());
     }
 
     #[test]
@@ -143,7 +143,7 @@ mod tests {
                     batch(&rows)
                 })
                 .collect();
-            let largest = shapes(&micro);
+            let largest = largest_shapes(micro.iter().map(MicroShape::of));
             assert!(micro.iter().all(|m| largest.iter().any(|l| l.covers(&MicroShape::of(m)))));
             for (i, a) in largest.iter().enumerate() {
                 assert!(largest.iter().enumerate().all(|(j, b)| i == j || !a.covers(b)));

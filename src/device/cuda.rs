@@ -16,6 +16,9 @@ pub struct Gpu {
     streams: [usize; 2],
 }
 
+/// Where the host waits for the GPU, it learns of a fault of any launch before.
+const FAILED: &str = "a launch before this failed (run again with LLAMACARE_SYNC=1 to learn which)";
+
 /// Compute capabilities below this lack bf16 tensor cores and cp.async.
 const OLDEST: (i32, i32) = (8, 0);
 
@@ -72,7 +75,7 @@ impl Gpu {
 
     pub(super) fn synchronize(&self) -> Result<()> {
         self.bind()?;
-        self.context.synchronize().map_err(|e| device_error("a kernel failed", e))
+        self.context.synchronize().map_err(|e| device_error(FAILED, e))
     }
 
     /// The default stream for the main lane.
@@ -85,7 +88,7 @@ impl Gpu {
     }
 
     /// Launchers and copies act on the calling thread's current context.
-    fn bind(&self) -> Result<()> {
+    pub(super) fn bind(&self) -> Result<()> {
         self.context.bind_to_thread().map_err(|e| device_error("CUDA context", e))
     }
 }
@@ -169,7 +172,7 @@ pub(super) fn to_device(gpu: &Gpu, address: usize, bytes: &[u8]) -> Result<()> {
 pub(super) fn to_host(gpu: &Gpu, bytes: &mut [u8], address: usize) -> Result<()> {
     gpu.bind()?;
     // SAFETY: as above, in the other direction.
-    unsafe { result::memcpy_dtoh_sync(bytes, address as u64) }.map_err(|e| device_error("copy from the GPU", e))
+    unsafe { result::memcpy_dtoh_sync(bytes, address as u64) }.map_err(|e| device_error(FAILED, e))
 }
 
 pub(super) fn copy(gpu: &Gpu, to: usize, from: usize, n_bytes: usize) -> Result<()> {

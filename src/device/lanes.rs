@@ -94,11 +94,12 @@ impl Device {
         self.order().skip_wait(nth);
     }
 
-    /// The current lane's stream for a launcher.
-    pub(crate) fn stream(&self) -> lc_stream {
+    /// The current lane's stream for a launcher, which acts on the context that is current on this thread: now this
+    /// device's.
+    pub(crate) fn stream(&self) -> Result<lc_stream> {
         match self.kind() {
-            Kind::Cuda(gpu) => gpu.stream(self.lane()).cast(),
-            Kind::Cpu(_) | Kind::Paper(_) => std::ptr::null_mut(),
+            Kind::Cuda(gpu) => gpu.bind().map(|()| gpu.stream(self.lane()).cast()),
+            Kind::Cpu(_) | Kind::Paper(_) => Ok(std::ptr::null_mut()),
         }
     }
 

@@ -58,7 +58,7 @@ impl Memory {
         MemoryUse { current_bytes: self.current, peak_bytes: self.peak(), at_peak: self.at_peak.clone() }
     }
 
-    fn peak(&self) -> usize {
+    pub(super) fn peak(&self) -> usize {
         self.slabs.iter().map(|slab| slab.reached).sum()
     }
 

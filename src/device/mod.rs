@@ -195,6 +195,11 @@ impl Device {
         self.memory().report()
     }
 
+    /// How far the arena ever reached.
+    pub fn peak_bytes(&self) -> usize {
+        self.memory().peak()
+    }
+
     /// Waits until everything launched has finished, in every lane.
     pub fn synchronize(&self) -> Result<()> {
         if let Kind::Cuda(gpu) = self.kind() {

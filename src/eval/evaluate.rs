@@ -106,8 +106,8 @@ impl Evaluate<'_> {
     }
 }
 
-/// Sum of the LM losses of a micro-batch, and the head's class of each of its sequences.
-fn forward(trainer: &Trainer, batch: &Batch) -> Result<(f64, Vec<usize>)> {
+/// Sum of the LM losses of a micro-batch, and the head's class of each of its sequences, labelled or not.
+pub(crate) fn forward(trainer: &Trainer, batch: &Batch) -> Result<(f64, Vec<usize>)> {
     let mut tape = Tape::inference(trainer.device());
     let hidden = trainer.model.forward(&mut tape, batch, &RunOptions::default())?;
     let mut classes = Vec::new();

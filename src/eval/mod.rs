@@ -3,5 +3,6 @@
 mod evaluate;
 pub mod metrics;
 
+pub(crate) use evaluate::forward;
 pub use evaluate::{Evaluate, Evaluation};
 pub use metrics::Confusion;

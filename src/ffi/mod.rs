@@ -59,11 +59,12 @@ pub fn launch<A: Pointers>(device: &Device, launcher: &Launcher<A>, args: &A, te
     let mut touched = Vec::new();
     args.each_pointer(&mut |address, writes| touched.push((address, writes)));
     device.check_order(launcher.name, &touched)?;
+    let stream = device.stream()?;
     // SAFETY: the launcher and its argument struct come from the same header, and bindgen's asserts hold their layouts
     // together; the pointers inside belong to `tensors`, which outlive this call, and shapes were checked by the caller.
     // The CPU device has finished when the call returns; on CUDA frees follow the main lane, which was just checked to be
     // ordered with every other lane that touches the same memory.
-    let status = unsafe { function(args, device.stream()) };
+    let status = unsafe { function(args, stream) };
     if status.code as u32 == LC_OK {
         let failed = |e: Error| Error::Kernel { op: launcher.name, message: e.to_string(), tensors: describe() };
         return device.settle().map_err(failed);
@@ -78,7 +79,10 @@ pub fn launch<A: Pointers>(device: &Device, launcher: &Launcher<A>, args: &A, te
         LC_BAD_SHAPE => format!("does not take these sizes: it needs {place}"),
         LC_MISALIGNED => format!("needs 16-byte aligned tensors: {place}"),
         LC_UNSUPPORTED => format!("there is no kernel for this case: it needs {place}"),
-        LC_CUDA => format!("CUDA error {} at {place}", status.detail),
+        LC_CUDA => format!(
+            "CUDA error {} at {place}, of this launch or one before (LLAMACARE_SYNC=1 tells which)",
+            status.detail
+        ),
         LC_CHECK => format!("the checked CPU device found {} faults\n{}", status.detail, host::take_report()),
         other => format!("status {other} at {place}"),
     };

@@ -35,11 +35,6 @@ impl Param {
         if self.written.replace(true) { Write::Add } else { Write::Set }
     }
 
-    /// Whether a gradient was written since the last reset.
-    pub fn has_grad(&self) -> bool {
-        self.written.get()
-    }
-
     /// Forgets the gradient: the next one sets.
     pub fn reset(&self) {
         self.written.set(false);

@@ -3,6 +3,7 @@
 
 pub mod early_stop;
 pub mod interrupt;
+mod ladder;
 pub mod log;
 pub mod plan;
 pub mod prepare;

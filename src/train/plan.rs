@@ -4,21 +4,28 @@
 //! would hold is found by running it there: the same loading, the same forward, backward and update, through the same
 //! allocator. There is no formula beside the code that could drift from it, and the peak is right to the byte.
 //!
-//! The policies of the layers ([`Keep`]) are chosen by modelled time: all at the fastest, then the oldest layers one after
-//! the other at the next, until the peak fits the budget. Oldest first, because their activations wait longest.
+//! The policies of the layers ([`Keep`]) are chosen for the least modelled time: from keeping everything down a ladder of
+//! policies, each rung the one that saves the most bytes a second, the oldest layers first (their activations wait longest),
+//! until the peak fits the budget.
 
 use crate::checkpoint::LlamaConfig;
 use crate::cli::RunConfig;
 use crate::device::{Compute, Device, MemoryUse};
+use crate::eval;
 use crate::generate::{Greedy, generate};
-use crate::model::{Keep, RunOptions, Source, linear_shape};
+use crate::model::{Batch, Keep, RunOptions, Source};
 use crate::train::prepare;
-use crate::train::work::Work;
+use crate::train::work::{Use, Work};
 use crate::{Result, bail_input, bytes};
+use std::borrow::Cow;
 use std::rc::Rc;
 
 /// What the driver itself holds on a GPU for our context and kernels: an estimate. No GPU has been asked yet.
 pub const CONTEXT: usize = 560 << 20;
+
+/// Left alone of what a GPU says is free: most kernels are loaded when they are first launched, after the arena was taken, and
+/// would then find nothing. An estimate too.
+pub const LATER: usize = 256 << 20;
 
 /// Micro-batches are never larger (the setting's own limit).
 pub const MOST_TOKENS: usize = 65536;
@@ -73,16 +80,14 @@ impl Plan {
 struct Found {
     memory: MemoryUse,
     pinned: usize,
+    /// The micro-batch that reached the peak.
+    highest: usize,
 }
 
 impl Planner<'_> {
     /// The fastest plan within the budget, or a sentence that says what to change.
     pub fn plan(&self, work: &Work) -> Result<Plan> {
-        let keep = match self.forced()? {
-            Some(keep) => keep,
-            None => self.choose(work)?,
-        };
-        let found = self.simulate(work, &keep)?;
+        let (keep, found) = self.held_by_every(work)?;
         let (group_tokens, generating) = self.group(work, found.memory.peak_bytes)?;
         let memory = match generating {
             Some(memory) if memory.peak_bytes > found.memory.peak_bytes => memory,
@@ -127,10 +132,36 @@ impl Planner<'_> {
         Ok(plan)
     }
 
+    /// The policies, and what every micro-batch of the run reaches with them. First fit is not monotone: one with a few tokens
+    /// less can reach further than the one that the policies were chosen for, by what other gaps it leaves. So all of them
+    /// are run, which takes about a thousandth of the time of the run itself, and the policies are chosen again with each
+    /// that goes beyond the budget.
+    fn held_by_every(&self, work: &Work) -> Result<(Vec<Keep>, Found)> {
+        let forced = self.forced()?;
+        let mut largest = work.largest.clone();
+        loop {
+            let keep = match &forced {
+                Some(keep) => keep.clone(),
+                None => self.choose(&largest)?,
+            };
+            let chosen = self.simulate(&largest, &keep)?;
+            let every = work.every.iter().map(|micro| (micro.purpose, Cow::Owned(micro.batch())));
+            let every = largest.iter().map(|(purpose, batch)| (*purpose, Cow::Borrowed(batch))).chain(every);
+            let found = self.simulate_each(every, &keep)?;
+            let beyond = found.highest.checked_sub(largest.len()).map(|at| &work.every[at]);
+            match beyond {
+                Some(micro) if forced.is_none() && self.within(&chosen) && !self.within(&found) => {
+                    largest.push((micro.purpose, micro.batch()));
+                }
+                _ => return Ok((keep, found)),
+            }
+        }
+    }
+
     /// The most tokens, in steps of 8, that a micro-batch may have within the budget with this policy in every layer.
-    pub fn most_tokens(&self, worst: impl Fn(usize) -> Work, keep: Keep) -> Result<Option<usize>> {
+    pub fn most_tokens(&self, worst: impl Fn(usize) -> Work<'static>, keep: Keep) -> Result<Option<usize>> {
         let fits = |tokens: usize| -> Result<bool> {
-            let found = self.simulate(&worst(tokens), &vec![keep; self.model.n_layers])?;
+            let found = self.simulate(&worst(tokens).largest, &vec![keep; self.model.n_layers])?;
             Ok(self.within(&found))
         };
         // A power of two that no longer fits, then halves.
@@ -150,7 +181,8 @@ impl Planner<'_> {
 
     /// What may be used: as told, or less where other programs hold a part of the device.
     fn budget(&self) -> usize {
-        self.free.map_or(usize::MAX, |free| free + self.context).min(self.config.machine.budget)
+        let there = self.free.map_or(usize::MAX, |free| free.saturating_sub(LATER) + self.context);
+        there.min(self.config.machine.budget)
     }
 
     fn forced(&self) -> Result<Option<Vec<Keep>>> {
@@ -164,15 +196,13 @@ impl Planner<'_> {
         found.memory.peak_bytes + self.context <= self.budget() && found.pinned <= self.config.machine.host_budget
     }
 
-    /// The policies, fastest first, each for as many of the oldest layers as the budget asks for.
-    fn choose(&self, work: &Work) -> Result<Vec<Keep>> {
+    /// Down the ladder, each rung for as many of the oldest layers as the budget asks for.
+    fn choose(&self, work: &[(Use, Batch)]) -> Result<Vec<Keep>> {
         let mut layers = vec![Keep::Outputs; self.model.n_layers];
         if self.within(&self.simulate(work, &layers)?) {
             return Ok(layers);
         }
-        let mut order: Vec<Keep> = Keep::ALL.into_iter().skip(1).filter(|k| self.cuda || *k != Keep::Host).collect();
-        order.sort_by(|a, b| self.extra_seconds(*a).total_cmp(&self.extra_seconds(*b)));
-        for keep in order {
+        for keep in self.rungs() {
             let smaller: Vec<usize> = (0..layers.len())
                 .filter(|&l| keep.kept_per_token(self.model) < layers[l].kept_per_token(self.model))
                 .collect();
@@ -201,20 +231,32 @@ impl Planner<'_> {
         Ok(layers)
     }
 
-    /// Loads, trains a step and evaluates on paper.
-    fn simulate(&self, work: &Work, keep: &[Keep]) -> Result<Found> {
+    /// Loads, and runs these micro-batches on paper.
+    fn simulate(&self, work: &[(Use, Batch)], keep: &[Keep]) -> Result<Found> {
+        self.simulate_each(work.iter().map(|(purpose, batch)| (*purpose, Cow::Borrowed(batch))), keep)
+    }
+
+    fn simulate_each<'a>(&self, work: impl Iterator<Item = (Use, Cow<'a, Batch>)>, keep: &[Keep]) -> Result<Found> {
         let device = Device::paper(self.compute, self.cuda);
         let mut trainer = prepare::trainer(self.config, &device, self.source, self.classes)?;
         let dropout = prepare::dropout(self.config, 0);
         let options = RunOptions { keep: keep.into(), dropout };
-        for batch in &work.train {
-            trainer.gradients(std::slice::from_ref(batch), &options)?;
-            trainer.update(0.0, 0.0)?;
+        let (mut highest, mut peak) = (0, 0);
+        for (i, (purpose, batch)) in work.enumerate() {
+            match purpose {
+                Use::Train => {
+                    trainer.gradients(std::slice::from_ref(&*batch), &options)?;
+                    trainer.update(0.0, 0.0)?;
+                }
+                Use::Validate => drop(trainer.losses(std::slice::from_ref(&*batch))?),
+                Use::Test => drop(eval::forward(&trainer, &batch)?),
+            }
+            let reached = device.peak_bytes();
+            if reached > peak {
+                (highest, peak) = (i, reached);
+            }
         }
-        for batch in &work.eval {
-            trainer.losses(std::slice::from_ref(batch))?;
-        }
-        Ok(Found { memory: device.memory_use(), pinned: device.host_memory_use().peak_bytes })
+        Ok(Found { memory: device.memory_use(), pinned: device.host_memory_use().peak_bytes, highest })
     }
 
     /// How many tokens of prompts and answers to decode at once without a higher peak, and what that holds. Prompts are
@@ -238,55 +280,72 @@ impl Planner<'_> {
             tokens = (tokens / 2).max(longest);
         }
     }
+}
 
-    /// Modelled seconds that a policy adds to a step, per token and layer.
-    fn extra_seconds(&self, keep: Keep) -> f64 {
-        let (c, rates) = (self.model, Rates::of(self.cuda));
-        let f = c.intermediate as f64;
-        let layer = layer_weights(c) as f64;
-        // Gate and up, two bytes a number.
-        let gate_up = 4.0 * f;
-        let product = |weights: f64| 2.0 * weights / rates.flops;
-        match keep {
-            Keep::Outputs => 0.0,
-            // Read and written once each way, at half the size on one side.
-            Keep::Eight => 3.0 * gate_up / rates.memory,
-            // The bus carries them while the layer computes, once in the forward and once in the backward, which is
-            // twice as long; what does not fit in is waited for.
-            Keep::Host => {
-                let bus = gate_up / rates.bus;
-                (bus - product(layer)).max(0.0) + (bus - 2.0 * product(layer)).max(0.0)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Finetune;
+    use clap::Parser;
+
+    /// The planner of a run with these flags on a model of 13B's widths.
+    fn with<T>(cuda: bool, test: impl FnOnce(&Planner) -> T) -> T {
+        let flags = ["finetune", "--config", "llama2-13b", "--model", "none", "--data", "none", "--out", "none"];
+        let start = Finetune::parse_from(flags).start().unwrap();
+        let model = LlamaConfig {
+            hidden: 5120,
+            n_layers: 40,
+            n_heads: 40,
+            n_kv_heads: 40,
+            head_dim: 128,
+            intermediate: 13824,
+            vocab: 32000,
+            rope_theta: 1e4,
+            rms_eps: 1e-5,
+            tied: false,
+            bos: 1,
+            eos: vec![2],
+            max_positions: 4096,
+            nf4: None,
+        };
+        let (config, source, classes) = (&start.config, Source::Sizes(&model), ["no".into(), "yes".into()]);
+        let compute = Compute::Bf16;
+        test(&Planner { config, model: &model, source, classes: &classes, compute, cuda, context: 0, free: None })
+    }
+
+    #[test]
+    fn the_ladder_leaves_out_what_two_others_do_faster() {
+        // Making gate and up again saves less a second than making the whole layer again.
+        with(false, |planner| assert_eq!(planner.rungs(), [Keep::Eight, Keep::Input]));
+        with(true, |planner| assert_eq!(planner.rungs(), [Keep::Host, Keep::Eight, Keep::Input]));
+    }
+
+    #[test]
+    fn a_plan_keeps_to_what_is_free_and_leaves_room_for_kernels() {
+        with(true, |planner| {
+            let budget = |free| Planner { context: CONTEXT, free, ..*planner }.budget();
+            assert_eq!(budget(None), 24 << 30);
+            assert_eq!(budget(Some(80 << 30)), 24 << 30);
+            assert_eq!(budget(Some(10 << 30)), (10 << 30) - LATER + CONTEXT);
+            assert_eq!(budget(Some(1)), CONTEXT);
+        });
+    }
+
+    #[test]
+    fn less_memory_never_makes_a_plan_faster_and_a_plan_keeps_to_its_budget() {
+        with(true, |planner| {
+            let work = Work::worst(crate::data::Room { tokens: 1024, rows: 8 }, 4096, 1200);
+            let mut slowest = 0.0;
+            for gib in [20, 15, 14, 13, 12, 11] {
+                let mut config = planner.config.clone();
+                config.machine.budget = gib << 30;
+                config.machine.host_budget = 1;
+                let plan = Planner { config: &config, ..*planner }.plan(&work).unwrap();
+                assert!(plan.total() <= gib << 30, "{gib} GiB: {}", plan.total());
+                assert!(plan.slower >= slowest, "{gib} GiB: {} after {slowest}", plan.slower);
+                slowest = plan.slower;
             }
-            Keep::GateUp => product(2.0 * f * c.hidden as f64),
-            // Everything but the last product.
-            Keep::Input => product(layer - f * c.hidden as f64),
-        }
+            assert!(slowest > 1.1, "{slowest}");
+        });
     }
-
-    /// The same as a share of what the layer takes when nothing is computed twice.
-    pub fn extra_share(&self, keep: Keep) -> f64 {
-        self.extra_seconds(keep) / (4.0 * layer_weights(self.model) as f64 / Rates::of(self.cuda).flops)
-    }
-}
-
-/// Rates for the order of policies, not for a forecast: a card with 24 GB at its sustained rates, or one CPU core.
-struct Rates {
-    flops: f64,
-    memory: f64,
-    bus: f64,
-}
-
-impl Rates {
-    fn of(cuda: bool) -> Rates {
-        if cuda {
-            Rates { flops: 120e12, memory: 850e9, bus: 20e9 }
-        } else {
-            Rates { flops: 50e9, memory: 8e9, bus: 8e9 }
-        }
-    }
-}
-
-/// Frozen weights of one decoder layer.
-pub fn layer_weights(c: &LlamaConfig) -> usize {
-    crate::checkpoint::LINEARS.iter().map(|l| linear_shape(c, l)).map(|(n, k)| n * k).sum()
 }

@@ -13,8 +13,9 @@ use crate::report::summary::REPORT_FILE;
 use crate::report::{Page, Report};
 use crate::tape::Write;
 use crate::train::early_stop::Verdict;
+use crate::train::ladder::layer_weights;
 use crate::train::log::Validation;
-use crate::train::plan::{CONTEXT, Plan, Planner, layer_weights};
+use crate::train::plan::{CONTEXT, Plan, Planner};
 use crate::train::prepare::{self, Data, room};
 use crate::train::progress::Mode;
 use crate::train::save::{TEMPLATE_FILE, restore_state, save_result, save_state};
@@ -313,6 +314,13 @@ impl Run<'_> {
             println!("testing {when} training: {} rows", self.data.test.len());
         }
         let evaluation = evaluate.run(&self.trainer, &self.data.test, &self.data.tokenizer, |_| ())?;
+        if !evaluation.lm_loss.is_finite() {
+            return Err(Error::NotFinite(format!(
+                "the LM loss of the test rows {when} training is {}; look at the last validation losses in log.jsonl, \
+                 and at the base",
+                evaluation.lm_loss
+            )));
+        }
         let confusion = |said: Vec<Option<usize>>| {
             (!said.is_empty()).then(|| {
                 let mut confusion = Confusion::new(&self.data.classes);

@@ -48,7 +48,9 @@ pub(super) fn show_plan(planner: &Planner) -> Result<()> {
     }
     let budget = bytes::readable(config.machine.budget);
     let say = |most: Option<usize>, how: &str| match most {
-        Some(tokens) if tokens >= MOST_TOKENS => println!("largest micro-batch in {budget}, {how}: any"),
+        Some(tokens) if tokens >= MOST_TOKENS => {
+            println!("largest micro-batch in {budget}, {how}: {tokens} tokens, the most a setting allows")
+        }
         Some(tokens) => println!("largest micro-batch in {budget}, {how}: {tokens} tokens"),
         None => println!("largest micro-batch in {budget}, {how}: none fits"),
     };

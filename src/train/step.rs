@@ -65,7 +65,7 @@ pub struct Losses {
     pub n_targets: usize,
     /// Examples that had a label.
     pub n_labelled: usize,
-    /// Labelled examples whose likeliest class was the right one.
+    /// Labelled examples whose likeliest class was the right one; not counted in training.
     pub n_right: usize,
 }
 
@@ -127,7 +127,10 @@ impl Trainer {
                 let logits = head.forward(&mut tape, &hidden, &batch.cu_seqlens, &batch.n_prompt)?;
                 let result = softmax_ce(&mut tape, &logits, &batch.labels, ce_scale)?;
                 ce += result.sum;
-                n_right += count_right(&logits.value().read_f32()?, &batch.labels);
+                if !train {
+                    // Reading the logits waits for the device: only where someone looks at the answer.
+                    n_right += count_right(&logits.value().read_f32()?, &batch.labels);
+                }
             }
             if !batch.targets.is_empty() {
                 let targets = gather_rows(&mut tape, &hidden, &batch.target_rows)?;

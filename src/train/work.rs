@@ -2,48 +2,94 @@
 
 use crate::Result;
 use crate::cli::RunConfig;
-use crate::data::{MicroBatch, MicroShape, Room, Tokenized, pack, shapes};
+use crate::data::{MicroBatch, MicroShape, Room, Tokenized, largest_shapes, pack};
 use crate::model::Batch;
 use crate::train::prepare::{Data, room};
+use std::collections::BTreeMap;
+
+/// What a micro-batch is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// Forward, backward and an update.
+    Train,
+    /// Its losses alone.
+    Validate,
+    /// Loss and classes; the head reads every row, labelled or not.
+    Test,
+}
 
 /// Everything that can decide the peak of a run.
 #[derive(Debug, Clone, Default)]
-pub struct Work {
-    /// Micro-batches of training; one whose every size another has too is left out.
-    pub train: Vec<Batch>,
-    /// Micro-batches of validation and test.
-    pub eval: Vec<Batch>,
+pub struct Work<'a> {
+    /// Micro-batches that hold the most at once: those whose every size another has too are left out.
+    pub largest: Vec<(Use, Batch)>,
+    /// One micro-batch of every shape of the run.
+    pub every: Vec<Micro<'a>>,
     /// Prompts that are answered with text.
     pub prompts: Vec<Vec<u32>>,
 }
 
-impl Work {
-    /// Of a run whose rows are known: the micro-batches of all its steps, whatever epoch they lie in.
-    pub fn of(config: &RunConfig, data: &Data) -> Result<Work> {
+/// A micro-batch by its rows: there may be thousands of them.
+#[derive(Debug, Clone)]
+pub struct Micro<'a> {
+    /// What it is for.
+    pub purpose: Use,
+    rows: Vec<usize>,
+    data: &'a [Tokenized],
+}
+
+impl Micro<'_> {
+    /// As the model reads it.
+    pub fn batch(&self) -> Batch {
+        Batch::new(&MicroBatch::from_rows(&self.rows, self.data))
+    }
+}
+
+impl<'a> Work<'a> {
+    /// Of a run on this data.
+    pub fn of(config: &RunConfig, data: &'a Data) -> Result<Work<'a>> {
+        let splits = [&data.train, &data.validation, &data.test].map(Vec::as_slice);
+        Work::of_rows(config, splits, !data.classes.is_empty())
+    }
+
+    /// Of a run on these rows to train on, validate and test, whose labelled test rows are answered with text where
+    /// `answered`: the micro-batches of all its steps, whatever epoch they lie in.
+    pub fn of_rows(
+        config: &RunConfig,
+        [train_rows, validation, test]: [&'a [Tokenized]; 3],
+        answered: bool,
+    ) -> Result<Work<'a>> {
         let (c, room) = (&config.train, room(config));
-        let per_epoch = pack(&data.train, room, c.seed, 0)?.len().div_ceil(c.accumulate).max(1);
+        let mut work = Work::default();
+        let per_epoch = pack(train_rows, room, c.seed, 0)?.len().div_ceil(c.accumulate).max(1);
         let steps = c.total_steps(per_epoch);
-        let mut train = Vec::new();
+        let mut train = BTreeMap::new();
         for epoch in 0..steps.div_ceil(per_epoch) {
-            let mut micro = pack(&data.train, room, c.seed, epoch as u64)?;
+            let mut micro = pack(train_rows, room, c.seed, epoch as u64)?;
             micro.truncate(per_epoch.min(steps - epoch * per_epoch) * c.accumulate);
-            train.extend(largest(micro));
-            train = largest(train);
+            collect(&mut train, micro);
         }
-        let packed = |rows: &[Tokenized]| Ok(largest(pack(rows, room, 0, 0)?));
-        let mut eval: Vec<MicroBatch> = packed(&data.validation)?;
-        eval.extend(packed(&data.test)?);
-        let labelled = data.test.iter().filter(|row| row.label.is_some() && !data.classes.is_empty());
-        Ok(Work {
-            train: train.iter().map(Batch::new).collect(),
-            eval: largest(eval).iter().map(Batch::new).collect(),
-            prompts: labelled.map(|row| row.ids[..row.n_prompt].to_vec()).collect(),
-        })
+        work.add(Use::Train, train, train_rows);
+        for (purpose, rows) in [(Use::Validate, validation), (Use::Test, test)] {
+            let mut shapes = BTreeMap::new();
+            collect(&mut shapes, pack(rows, room, 0, 0)?);
+            work.add(purpose, shapes, rows);
+        }
+        let labelled = test.iter().filter(|row| answered && row.label.is_some());
+        work.prompts = labelled.map(|row| row.ids[..row.n_prompt].to_vec()).collect();
+        Ok(work)
+    }
+
+    fn add(&mut self, purpose: Use, shapes: BTreeMap<MicroShape, Vec<usize>>, data: &'a [Tokenized]) {
+        let micro = |rows: &Vec<usize>| Micro { purpose, rows: rows.clone(), data };
+        let largest = largest_shapes(shapes.keys().copied());
+        self.largest.extend(largest.iter().map(|shape| (purpose, micro(&shapes[shape]).batch())));
+        self.every.extend(shapes.values().map(micro));
     }
 
     /// The largest micro-batch in this room: long rows (none beyond `longest`) and short ones, a target at every token.
     /// `positions`: the most tokens of a prompt that the head takes.
-    pub fn worst(room: Room, longest: usize, positions: usize) -> Work {
+    pub fn worst(room: Room, longest: usize, positions: usize) -> Work<'a> {
         let shape = Room { tokens: room.tokens.min(room.rows * longest), ..room }.largest();
         let mut left = shape.tokens - shape.sequences;
         let mut lengths = vec![1i32; shape.sequences];
@@ -63,13 +109,13 @@ impl Work {
             labels: vec![0; shape.sequences],
             ..Batch::default()
         };
-        Work { train: vec![batch], ..Work::default() }
+        Work { largest: vec![(Use::Train, batch)], ..Work::default() }
     }
 }
 
-/// One micro-batch of every shape that no other covers.
-fn largest(batches: Vec<MicroBatch>) -> Vec<MicroBatch> {
-    let shapes = shapes(&batches);
-    let of_shape = |shape: &MicroShape| batches.iter().find(|b| MicroShape::of(b) == *shape).cloned();
-    shapes.iter().filter_map(of_shape).collect()
+/// Adds the rows of one micro-batch for every shape that is not there yet.
+fn collect(shapes: &mut BTreeMap<MicroShape, Vec<usize>>, batches: Vec<MicroBatch>) {
+    for batch in batches {
+        shapes.entry(MicroShape::of(&batch)).or_insert(batch.rows);
+    }
 }

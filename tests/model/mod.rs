@@ -7,6 +7,7 @@ mod llama;
 mod optimiser;
 mod oracle;
 mod packing;
+mod planned;
 
 use crate::common::Golden;
 use llamacare::checkpoint::{EciConfig, ModelFolder, load_adapter};
