@@ -132,7 +132,12 @@ fn the_drivers_own_memory_counts() {
     assert!(!cpu.contains("the driver's own"), "{cpu}");
     let largest = |said: &str| ["no product made twice", "layers computed again"].map(|words| tokens(said, words));
     assert_eq!(largest(&gpu), largest(&cpu));
-    assert!(largest(&planned(&bench, "--budget 20480MiB --tokens 2048"))[0] < largest(&cpu)[0]);
+    let too_much = format!("--budget 20480MiB --keep outputs --tokens {}", largest(&cpu)[0]);
+    planned(&bench, &format!("{too_much} --device cpu"));
+    assert_says(
+        &text(&plan(&bench, &too_much).stderr),
+        &["of device memory with --keep outputs, the budget is 20.0 GiB"],
+    );
 }
 
 /// The oldest layers' activations wait longest for their backward, so theirs are moved first; pinned memory has a budget of

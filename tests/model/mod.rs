@@ -1,5 +1,6 @@
 //! The whole model: against PyTorch, and against itself where only the order of work differs.
 
+mod eci;
 mod frozen;
 mod invariants;
 mod llama;

@@ -150,6 +150,20 @@ fn buffers_are_named_by_group_and_purpose_and_are_as_large_as_they_must_be() {
 }
 
 #[test]
+fn a_gradient_that_no_backward_reaches_reads_as_zero_and_its_elements_have_names() {
+    let device = Device::cpu(Compute::Bf16).unwrap();
+    let params = small(&device, OptimiserStates::Fp32, 1_000_000);
+    for gradient in params.gradients() {
+        let stored = gradient.stored().unwrap();
+        stored.write_f32(&vec![1.0; stored.n_elems()]).unwrap();
+    }
+    params.reset_grads().unwrap();
+    assert!(params.gradients().iter().all(|g| g.read_f32().unwrap().iter().all(|v| *v == 0.0)));
+    let places = [(0, 1599), (1, 0), (1, 31_999), (2, 0), (2, 31)];
+    assert_eq!(places.map(|(part, at)| params.name_at(part, at)), ["lora_A", "wide", "wide", "bias", "bias"]);
+}
+
+#[test]
 fn a_device_that_only_counts_takes_steps() {
     let real = Device::cpu(Compute::Bf16).unwrap();
     let paper = Device::paper(Compute::Bf16, false);

@@ -61,6 +61,16 @@ fn without_a_limit_nothing_is_clipped() {
     });
 }
 
+/// As in PyTorch, 1e-6 is added to the norm that clips.
+#[test]
+fn a_norm_near_nothing_is_clipped_by_a_little_more() {
+    for_each_device(|device| {
+        let grad = device.upload("grad", DType::F32, &[2], &[6e-7, 8e-7]).unwrap();
+        let report = grad_norm(&grad, 1e-6).unwrap().read().unwrap();
+        assert!((report.clip - 0.5).abs() < 1e-5 && (report.norm - 1e-6).abs() < 1e-11, "{report:?}");
+    });
+}
+
 /// Parts are cut into spans each by itself: where cuts lie on spans anyway, not a bit differs from one gradient.
 #[test]
 fn the_norm_of_parts_is_the_norm_of_the_whole_and_names_the_part_of_the_first_bad_value() {
