@@ -48,20 +48,23 @@ struct Shape {
     static constexpr int BRows = B == Major::kRows ? T::BN : T::BK, BCols = B == Major::kRows ? T::BK : T::BN;
     static constexpr int LdA = ACols + kPad, LdB = BCols + kPad;
     static constexpr int StageElems = ARows * LdA + BRows * LdB;
-    static constexpr int LdPatch = T::WN + 4;
+    static constexpr int LdPatch = T::WN + 8; // four rows of fragments fill the banks
     static constexpr size_t RingBytes = T::Stages * StageElems * sizeof(act);
     static constexpr size_t PatchBytes = T::Warps * T::WM * LdPatch * sizeof(float);
     static constexpr size_t Bytes = RingBytes > PatchBytes ? RingBytes : PatchBytes;
 };
 
-// kRows x kCols elements from (row0, col0) of a matrix [rows, cols] into padded shared memory; zeros outside.
+// kRows x kCols elements from (row0, col0) of a matrix [rows, cols] into padded shared memory; zeros outside. Eight lanes
+// write at a time: where a row is shorter than that, they take rows so far apart that no two meet in a bank.
 template <int kRows, int kCols, int kThreads>
 LC_INLINE void load_tile(act* tile, const act* from, int ld, int row0, int col0, int rows, int cols) {
-    constexpr int kUnits = kCols / 8;
+    constexpr int kUnits = kCols / 8, kTogether = kUnits < 8 ? 8 / kUnits : 1;
     static_assert(kRows * kUnits % kThreads == 0, "every thread copies as many units");
+    static_assert(kRows % 8 == 0 && (kUnits >= 8 || 8 % kUnits == 0), "rows go by eights");
     UNROLL
     for (int i = 0; i < kRows * kUnits / kThreads; i++) {
-        const int u = i * kThreads + threadIdx.x, r = u / kUnits, c = u % kUnits * 8;
+        const int u = i * kThreads + threadIdx.x, nth = u / kUnits, c = u % kUnits * 8;
+        const int r = kUnits >= 8 ? nth : nth / 8 * 8 + nth % kTogether * kUnits + nth % 8 / kTogether;
         const bool valid = row0 + r < rows && col0 + c < cols;
         const act* p = valid ? from + (size_t)(row0 + r) * ld + (col0 + c) : from;
         copy8_async(tile + r * (kCols + kPad) + c, p, valid);
@@ -140,9 +143,8 @@ __global__ void __launch_bounds__(T::Threads) matmul(lc_matmul_args a) {
         if (m >= a.M || n >= a.N) continue;
         const float* p = patch + r * S::LdPatch + c;
         const size_t at = (size_t)m * a.ldy + n;
-        float v[8];
-        UNROLL
-        for (int i = 0; i < 8; i++) v[i] = p[i];
+        Floats8 of_patch = load_floats8(p);
+        float(&v)[8] = of_patch.v;
         if (a.y) {
             act8 y;
             if (a.write == LC_ADD) {

@@ -24,9 +24,10 @@ __global__ void __launch_bounds__(kThreads) rotary(lc_rotary_args a) {
     act* x = a.x + (size_t)t * a.ldx + head * a.D + i;
     const size_t angle = (size_t)a.positions[t] * half + i;
     act8 low = load8(x), high = load8(x + half);
+    const Floats8 cos = load_floats8(a.cos + angle), sin = load_floats8(a.sin + angle);
     UNROLL
     for (int j = 0; j < 8; j++) {
-        float c = a.cos[angle + j], s = kInverse ? -a.sin[angle + j] : a.sin[angle + j];
+        float c = cos.v[j], s = kInverse ? -sin.v[j] : sin.v[j];
         float u = to_f(low.v[j]), w = to_f(high.v[j]);
         low.v[j] = from_f(u * c - w * s);
         high.v[j] = from_f(w * c + u * s);

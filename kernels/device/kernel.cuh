@@ -68,6 +68,15 @@ __host__ __device__
     return (a + b - 1) / b;
 }
 
+// Eight floats: two accesses of 16 bytes.
+struct Floats8 {
+    float v[8];
+};
+LC_INLINE Floats8 load_floats8(const float* p) {
+    const float4 lo = *reinterpret_cast<const float4*>(p), hi = *reinterpret_cast<const float4*>(p + 4);
+    return Floats8{{lo.x, lo.y, lo.z, lo.w, hi.x, hi.y, hi.z, hi.w}};
+}
+
 #ifdef __CUDACC__
 LC_INLINE act8 load8(const act* p) {
     act8 r;

@@ -219,17 +219,20 @@ bool within(const void* p, const void* begin, size_t n_bytes) {
     return (size_t)((const char*)p - (const char*)begin) < n_bytes;
 }
 
-// Counts what an instruction of one thread asks for. What a collective reads, and the end of a copy, is no such thing.
-LC_INLINE void count_own(const Who& me, size_t at, size_t n, Memory memory) {
-    if (__builtin_expect(tally != nullptr, 0)) count(*tally, me.thread, me.epoch, me.generation, at, n, memory, me.pc);
+// Counts what an instruction of one thread asks for. What a collective reads, and the end of a copy, is no such thing:
+// widest is 0. What the compiler knows no alignment of is loaded word by word.
+LC_INLINE void count_own(const Who& me, size_t at, size_t n, size_t widest, Memory memory) {
+    if (__builtin_expect(tally == nullptr, 1) || !widest) return;
+    for (size_t done = 0; done < n; done += widest)
+        count(*tally, me.thread, me.epoch, me.generation, at + done, std::min(n - done, widest), memory, me.pc);
 }
 
-bool access(const Fiber* f, const void* p, size_t n, Access kind, const void* pc, bool own = true) {
+bool access(const Fiber* f, const void* p, size_t n, Access kind, const void* pc, size_t widest) {
     Block* b = block;
     size_t at = (size_t)((const char*)p - b->smem);
     if (at < kCells) {
         const Who me(f, pc);
-        if (own) count_own(me, at, n, kind == Access::kRead ? Memory::kSharedLoad : Memory::kSharedStore);
+        count_own(me, at, n, widest, kind == Access::kRead ? Memory::kSharedLoad : Memory::kSharedStore);
         return shared_access(me, at, n, kind);
     }
     // The machine's own: stacks of the fibres, their records, this thread's two variables, the kernel's arguments,
@@ -239,12 +242,12 @@ bool access(const Fiber* f, const void* p, size_t n, Access kind, const void* pc
         within(p, &__executable_start, (size_t)(&_end - &__executable_start)))
         return true;
     const Who me(f, pc);
-    if (own) count_own(me, (size_t)p, n, kind == Access::kRead ? Memory::kGlobalLoad : Memory::kGlobalStore);
+    count_own(me, (size_t)p, n, widest, kind == Access::kRead ? Memory::kGlobalLoad : Memory::kGlobalStore);
     return global_access(me, (const char*)p, n, kind != Access::kRead);
 }
 
-LC_INLINE void hook(const void* p, size_t n, bool write, const void* pc) {
-    if (current) access(current, p, n, write ? Access::kWrite : Access::kRead, pc);
+LC_INLINE void hook(const void* p, size_t n, bool write, const void* pc, size_t widest) {
+    if (current) access(current, p, n, write ? Access::kWrite : Access::kRead, pc, widest);
 }
 }  // namespace
 
@@ -313,7 +316,7 @@ void check_barrier(int line) {
 
 void check_read(uint32_t lane, const void* p, size_t n_bytes, const void* pc) {
     const Fiber* f = block->fiber + (current - block->fiber) / 32 * 32 + lane;
-    access(f, p, n_bytes, Access::kRead, pc, false);
+    access(f, p, n_bytes, Access::kRead, pc, 0);
 }
 
 void check_matrices(const void* const* row, const void* pc) {
@@ -325,8 +328,8 @@ void check_matrices(const void* const* row, const void* pc) {
 
 void check_async_copy(void* dst, const void* src, size_t n_bytes, bool valid) {
     const void* pc = __builtin_return_address(0);
-    if (valid) valid = access(current, src, n_bytes, Access::kRead, pc);
-    if (!access(current, dst, n_bytes, Access::kAsyncIssue, pc)) return;
+    if (valid) valid = access(current, src, n_bytes, Access::kRead, pc, n_bytes);
+    if (!access(current, dst, n_bytes, Access::kAsyncIssue, pc, n_bytes)) return;
     AsyncQueue& q = watch->queue[current - block->fiber];
     q.copies.push_back({(char*)dst, src, n_bytes, valid, q.group, pc});
 }
@@ -342,7 +345,7 @@ void check_async_wait(uint32_t n_groups_left) {
             memcpy(c.dst, c.src, c.n_bytes);
         else
             memset(c.dst, 0, c.n_bytes);
-        access(current, c.dst, c.n_bytes, Access::kAsyncDone, c.pc, false);
+        access(current, c.dst, c.n_bytes, Access::kAsyncDone, c.pc, 0);
     }
     q.copies.erase(q.copies.begin(), q.copies.begin() + (long)done);
 }
@@ -360,16 +363,16 @@ size_t lc_check_take_report(char* text, size_t n_bytes) {
 }
 
 // What -fsanitize=thread calls. GCC names a hook per size; unaligned and volatile accesses are accesses like any other.
-#define HOOK(name, n, write) \
-    void __tsan_##name##n(void* p) { hook(p, n, write, __builtin_return_address(0)); }
-#define HOOKS(n)                                                                                                     \
-    HOOK(read, n, false)                                                                                             \
-    HOOK(write, n, true) HOOK(unaligned_read, n, false) HOOK(unaligned_write, n, true) HOOK(volatile_read, n, false) \
-        HOOK(volatile_write, n, true)
+#define HOOK(name, n, write, widest) \
+    void __tsan_##name##n(void* p) { hook(p, n, write, __builtin_return_address(0), widest); }
+#define HOOKS(n)                                                                                                  \
+    HOOK(read, n, false, 16)                                                                                      \
+    HOOK(write, n, true, 16) HOOK(unaligned_read, n, false, 4) HOOK(unaligned_write, n, true, 4)                  \
+        HOOK(volatile_read, n, false, 16) HOOK(volatile_write, n, true, 16)
 HOOKS(1) HOOKS(2) HOOKS(4) HOOKS(8) HOOKS(16) void __tsan_read_range(void* p, size_t n) {
-    hook(p, n, false, __builtin_return_address(0));
+    hook(p, n, false, __builtin_return_address(0), 4);
 }
-void __tsan_write_range(void* p, size_t n) { hook(p, n, true, __builtin_return_address(0)); }
+void __tsan_write_range(void* p, size_t n) { hook(p, n, true, __builtin_return_address(0), 4); }
 void __tsan_init() {}
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}

@@ -1,8 +1,8 @@
 // count.cpp - sectors and bank conflicts of every kernel in the checked build (count.h says what is counted, and how).
 //
-// Lanes run one after another, so a request is complete only when its warp has passed the next collective or barrier: until
-// then the accesses wait in a log of their warp. Every OS thread adds up its blocks by itself; a block that ends adds to
-// the launch's table under a lock.
+// Lanes run one after another, so a request is complete only when its warp has passed the next collective or
+// barrier: until then the accesses wait in a log of their warp. Every OS thread adds up its blocks by itself; a
+// block that ends adds to the launch's table under a lock.
 #include "lc.h"
 #include "host/check_parts.h"
 #include <algorithm>
@@ -51,8 +51,8 @@ size_t sectors(const Request& r, size_t n_bytes, size_t& least) {
     std::sort(begin, begin + n);
     for (size_t i = 0; i < n; i++) {
         const size_t from = begin[i], to = from + n_bytes;
-        for (size_t s = from / kSector; s <= (to - 1) / kSector; s++)
-            if (last_sector == ~(size_t)0 || s > last_sector) count++, last_sector = s;
+        count += from / kSector != last_sector;  // aligned to its width, an access lies in one sector
+        last_sector = from / kSector;
         bytes += from >= end ? n_bytes : to - end;
         end = to;
     }
@@ -205,7 +205,6 @@ void count(Tally& t, uint32_t thread, uint32_t epoch, uint32_t generation, size_
         w.epoch = epoch;
         w.generation = generation;
     }
-    for (; n_bytes > 16; address += 16, n_bytes -= 16) count(t, thread, epoch, generation, address, 16, memory, pc);
     const uint32_t i = t.number_of({pc, memory, (uint8_t)n_bytes}), lane = thread % 32;
     if (w.logs.size() <= i) w.logs.resize(i + 1);
     Log& log = w.logs[i];

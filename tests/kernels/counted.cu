@@ -32,19 +32,30 @@ __global__ void sixteen_bytes(Data d) {
 __global__ void four_floats(Data d) {
     reinterpret_cast<float4*>(d.out)[index()] = reinterpret_cast<const float4*>(d.in)[index()];
 }
-// Lanes make a different number of steps: 80 of 96 places.
+// Even lanes make three steps, odd ones two.
 __global__ void uneven_loop(Data d) {
     float sum = 0.f;
-    for (int i = threadIdx.x % 32; i < 80; i += 32) sum += d.in[i];
+    for (int i = 0, n = 3 - threadIdx.x % 2; i < n; i++) sum += d.in[i * 32 + threadIdx.x % 32];
     d.out[index()] = sum;
 }
-// The same line again after a collective is another request.
+// The same line again after a collective is another request, also for lanes that were not there before: even ones make two
+// steps, odd ones only the second.
 __global__ void between_collectives(Data d) {
     float sum = 0.f;
-    for (int k = 0; k < 3; k++) {
-        sum += d.in[k * 32 + threadIdx.x % 32];
+    for (int k = 0; k < (int)gridDim.x; k++) {
+        if (k == 1 || threadIdx.x % 2 == 0) sum += d.in[k * 32 + threadIdx.x % 32];
         __syncwarp();
     }
+    d.out[index()] = sum;
+}
+// Five words a lane, of which the compiler knows no more than a word's alignment.
+__global__ void five_words(Data d) {
+    struct Five {
+        float v[5];
+    };
+    const Five five = reinterpret_cast<const Five*>(d.in)[index()];
+    float sum = 0.f;
+    for (int i = 0; i < 5; i++) sum += five.v[(i + threadIdx.x) % 5];
     d.out[index()] = sum;
 }
 
@@ -141,6 +152,7 @@ LC_API lc_status LC(counted)(const float* in, float* out, const void* tile) {
     s = go<four_floats>(d, s);
     s = go<uneven_loop>(d, s);
     s = go<between_collectives>(d, s);
+    s = go<five_words>(d, s);
     s = go<transpose<32>>(d, s);
     s = go<transpose<33>>(d, s);
     s = go<rows_of_16_bytes<64>>(d, s);

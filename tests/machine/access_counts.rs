@@ -24,7 +24,7 @@ use llamacare::ops::softmax_ce::softmax_ce;
 use llamacare::ops::swiglu::swiglu;
 use llamacare::ops::token_pool::{TokenPool, token_pool};
 use llamacare::tape::{Factors, Gradient, Param, Tape, Var, Write};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
 use std::rc::Rc;
@@ -149,7 +149,7 @@ fn layers(cases: &mut Cases) {
     cases.count("8 rows", || drop(embedding(&mut Tape::inference(&device), &hidden, &ids).unwrap()));
     cases.on_tape("3 of 8 rows", vec![hidden.clone()], |tape, v| gather_rows(tape, &v[0], &[1, 2, 6]).unwrap());
     let three = cases.act(&[3, C]);
-    cases.count("3 of 8 rows", || add_rows(&three, &[1, 2, 6], &hidden).unwrap());
+    cases.count("3 rows added", || add_rows(&three, &[1, 2, 6], &hidden).unwrap());
     let mask = Dropout { p: 0.05, seed: 1, step: 2, tensor: 3 };
     cases.count("8 rows", || mask.apply(&hidden, &hidden, Write::Set).unwrap());
     let wide = cases.act(&[4, F]);
@@ -221,6 +221,8 @@ fn measured() -> Vec<Entry> {
         let key = (case.clone(), row.kernel.clone(), row.access.clone());
         entries.push((key, [row.requests, row.transactions, row.least], line));
     }
+    let keys: BTreeSet<_> = entries.iter().map(|(key, ..)| key).collect();
+    assert_eq!(keys.len(), entries.len(), "two cases of one name");
     entries.sort_by(|(a, ..), (b, ..)| (&a.1, &a.0, &a.2).cmp(&(&b.1, &b.0, &b.2)));
     entries
 }

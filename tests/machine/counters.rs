@@ -62,7 +62,7 @@ const WIDE: Counts = (4, 64, 64);
 
 /// Kernel; global loads and stores; shared loads and stores: requests, transactions, and the least possible.
 #[rustfmt::skip]
-const KNOWN: [(&str, [Option<Counts>; 4]); 23] = [
+const KNOWN: [(&str, [Option<Counts>; 4]); 24] = [
     ("copy", [Some(PLAIN), Some(PLAIN), None, None]),
     ("stride_2", [Some((4, 32, 16)), Some(PLAIN), None, None]),
     ("stride_32", [Some((4, 128, 16)), Some(PLAIN), None, None]),
@@ -72,8 +72,10 @@ const KNOWN: [(&str, [Option<Counts>; 4]); 23] = [
     ("one_lane", [None, Some(ONE), None, None]),
     ("sixteen_bytes", [Some(WIDE), Some(WIDE), None, None]),
     ("four_floats", [Some(WIDE), Some(WIDE), None, None]),
-    ("uneven_loop", [Some((12, 40, 40)), Some(PLAIN), None, None]),
-    ("between_collectives", [Some((12, 48, 48)), Some(PLAIN), None, None]),
+    ("uneven_loop", [Some((12, 48, 40)), Some(PLAIN), None, None]),
+    ("between_collectives", [Some((8, 32, 24)), Some(PLAIN), None, None]),
+    // Twenty sectors a warp, each word of five in all of them.
+    ("five_words", [Some((20, 400, 80)), Some(PLAIN), None, None]),
     // 32 lanes in one column of 32 words: one bank.
     ("transpose<32>", [Some((128, 512, 512)), Some((128, 512, 512)), Some((128, 4096, 128)), Some((128, 128, 128))]),
     ("transpose<33>", [Some((128, 512, 512)), Some((128, 512, 512)), Some((128, 128, 128)), Some((128, 128, 128))]),
