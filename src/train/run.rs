@@ -5,15 +5,13 @@ use crate::checkpoint::{ModelFolder, claim_output, last_good};
 use crate::cli::options::ComputeType;
 use crate::cli::{RunConfig, Start, finetune::CONFIG_FILE};
 use crate::data::{MicroBatch, efficiency, pack};
-use crate::device::{Compute, DType, Device};
+use crate::device::{Compute, Device};
 use crate::eval::{Confusion, Evaluate, Evaluation};
-use crate::model::{Batch, Group, HostMasters, RunOptions, Source, describe_layers};
-use crate::ops::matmul::{Layout, matmul};
+use crate::model::{Batch, HostMasters, RunOptions, Source, describe_layers};
 use crate::report::summary::REPORT_FILE;
 use crate::report::{Page, Report};
-use crate::tape::Write;
+use crate::train::ceiling::{Flops, measure_ceiling};
 use crate::train::early_stop::Verdict;
-use crate::train::ladder::layer_weights;
 use crate::train::log::Validation;
 use crate::train::plan::{CONTEXT, Plan, Planner};
 use crate::train::prepare::{self, Data, room};
@@ -96,26 +94,6 @@ fn planned_classes(config: &RunConfig) -> Vec<String> {
     if named.is_empty() { ["yes", "no", "maybe"].map(String::from).to_vec() } else { named.clone() }
 }
 
-/// Floating-point operations of training: four a frozen weight (forward and the gradient of the input), six a trainable one.
-/// Attention is left out, and the head, which runs once a row.
-struct Flops {
-    /// On a token.
-    token: f64,
-    /// On top, where the token has a target: the output layer.
-    target: f64,
-}
-
-impl Flops {
-    fn of(model: &crate::checkpoint::LlamaConfig, trainer: &Trainer) -> Flops {
-        let lora = trainer.params.iter().filter(|(_, group)| *group == Group::Lora).map(|(p, _)| p.value.n_elems());
-        let frozen = layer_weights(model) * model.n_layers;
-        Flops {
-            token: 4.0 * frozen as f64 + 6.0 * lora.sum::<usize>() as f64,
-            target: 4.0 * (model.vocab * model.hidden) as f64,
-        }
-    }
-}
-
 struct Run<'a> {
     start: &'a Start,
     config: &'a RunConfig,
@@ -141,7 +119,12 @@ struct Scores {
 impl Run<'_> {
     fn introduce(&mut self) -> Result<()> {
         if !self.start.resume {
-            let settings = self.config.to_toml()?;
+            let mut settings = self.config.clone();
+            if !self.plan.keep.iter().all(|keep| keep.is_exact()) {
+                // A resumed run is to round the same activations, also where another budget would choose otherwise.
+                settings.machine.keep = describe_layers(&self.plan.keep);
+            }
+            let settings = settings.to_toml()?;
             std::fs::write(self.dir.join(CONFIG_FILE), settings).map_err(Error::io(self.dir))?;
             let template = self.dir.join(TEMPLATE_FILE);
             std::fs::write(&template, self.data.template.source()).map_err(Error::io(&template))?;
@@ -382,19 +365,4 @@ impl Run<'_> {
         }
         Ok(())
     }
-}
-
-/// Operations a second of this engine's own matrix product at a size that fills the device: what a step is compared with.
-fn measure_ceiling(device: &Device) -> Result<f64> {
-    let n = if device.is_cuda() { 8192 } else { 512 };
-    let zeros = || device.zeros("ceiling", device.act(), &[n, n]);
-    let (a, b, y) = (zeros()?, zeros()?, device.empty("ceiling", DType::F32, &[n, n])?);
-    let mut best = f64::INFINITY;
-    for _ in 0..3 {
-        let clock = Instant::now();
-        matmul(Layout::NT, &[(&a, &b)], &y, 1.0, Write::Set)?;
-        device.synchronize()?;
-        best = best.min(clock.elapsed().as_secs_f64());
-    }
-    Ok(2.0 * (n as f64).powi(3) / best)
 }

@@ -90,15 +90,20 @@ fn states_in_8_bits_learn_alike_and_resume_bit_for_bit() {
 #[test]
 fn the_best_weights_survive_an_interruption() {
     let bench = Bench::new();
-    // The head learns so fast that the validation loss soon only rises: what is kept at the end lies before Ctrl-C.
-    let more = format!(
-        "--steps {STEPS} --eval-every 1 --patience 1000 --lr 0.01 --head-lr 0.3 --eci-weight 0.8 --warmup 0 --schedule constant --seed 6"
-    );
-    let whole = bench.trained("whole", &more);
+    // The head learns so fast that the validation loss soon only rises: what is kept at the end lies before Ctrl-C. Not with
+    // every seed is that soon enough to be stopped after it.
     let loss = |s: &log::StepLog| s.validation.as_ref().expect("one each step").joint_loss;
-    let steps = log::read(&bench.path("whole").join("log.jsonl")).expect("a log");
-    let best = steps.iter().min_by(|a, b| loss(a).total_cmp(&loss(b))).expect("a step").step;
-    assert!(best < STEPS / 2, "the best step, {best}, is too late to be stopped after");
+    let early = (1..=12).find_map(|seed| {
+        let more = format!(
+            "--steps {STEPS} --eval-every 1 --patience 1000 --lr 0.01 --head-lr 0.3 --eci-weight 0.8 --warmup 0 \
+             --schedule constant --seed {seed} --overwrite"
+        );
+        let said = bench.trained("whole", &more);
+        let steps = log::read(&bench.path("whole").join("log.jsonl")).expect("a log");
+        let best = steps.iter().min_by(|a, b| loss(a).total_cmp(&loss(b))).expect("a step").step;
+        (best < STEPS / 2).then_some((more, said, best))
+    });
+    let (more, whole, best) = early.expect("a seed whose best step comes early");
     let kept = format!("was at step {best}: its weights are kept");
     assert_says(&whole, &[&kept]);
     interrupted(&bench, "parts", best + 1, &more);
