@@ -18,7 +18,7 @@ pub struct Convert {
 /// What `convert` can do.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Conversion {
-    /// A model folder to 4 bits (NF4), once: a quarter of the size, and loading takes seconds.
+    /// A model folder to 4 bits (NF4), once: a quarter of the size, and nothing is left to quantise when it is loaded.
     Quantize(Quantize),
 }
 

@@ -4,10 +4,10 @@
 //! pool, and the next request takes the smallest that is long enough. On the CPU device it is ordinary memory; on paper it is
 //! only counted, by the same rules. There is no managed memory: what lies where is the plan's decision, not a page fault's.
 
+use super::memory::{allocate, deallocate};
 use super::{Device, Kind, MemoryUse, Tensor, cuda};
 use crate::{Error, Result, bytes};
-use std::alloc::{Layout, alloc, dealloc};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Buffers start and end on pages: a device copies whole ones fastest.
 const PAGE: usize = 4096;
@@ -16,7 +16,7 @@ const PAGE: usize = 4096;
 #[derive(Debug, Default)]
 pub(super) struct HostMemory {
     /// Free buffers by (length, address).
-    pool: BTreeMap<(usize, usize), ()>,
+    pool: BTreeSet<(usize, usize)>,
     live: BTreeMap<String, usize>,
     /// Taken from the system, in use or in the pool.
     taken: usize,
@@ -44,7 +44,7 @@ impl Device {
     pub fn host_buffer(&self, name: &str, n_bytes: usize) -> Result<HostBuffer> {
         let wanted = n_bytes.max(1).div_ceil(PAGE) * PAGE;
         let mut memory = self.host_memory();
-        let found = memory.pool.range((wanted, 0)..).next().map(|(key, ())| *key);
+        let found = memory.pool.range((wanted, 0)..).next().copied();
         let (capacity, address) = match found {
             Some(key) => {
                 memory.pool.remove(&key);
@@ -53,7 +53,7 @@ impl Device {
             None => {
                 // One that is too short makes room for one that is not: micro-batches differ in length, and the pool must
                 // not grow with each of them.
-                if let Some(((capacity, address), ())) = memory.pool.pop_last() {
+                if let Some((capacity, address)) = memory.pool.pop_last() {
                     self.synchronize()?;
                     self.order().freed(address);
                     release(self.kind(), address, capacity);
@@ -89,7 +89,7 @@ impl Device {
 impl HostMemory {
     /// Gives the pool back to the system; buffers hold their device, so none is in use any more.
     pub(super) fn release_all(&mut self, kind: &Kind) {
-        for ((capacity, address), ()) in std::mem::take(&mut self.pool) {
+        for (capacity, address) in std::mem::take(&mut self.pool) {
             release(kind, address, capacity);
         }
     }
@@ -150,7 +150,7 @@ impl Drop for HostBuffer {
             *n -= self.capacity;
         }
         memory.live.retain(|_, n| *n > 0);
-        memory.pool.insert((self.capacity, self.address), ());
+        memory.pool.insert((self.capacity, self.address));
     }
 }
 
@@ -164,12 +164,7 @@ fn refused(name: &str, wanted: usize, taken: usize) -> Error {
 
 fn acquire(kind: &Kind, n_bytes: usize) -> Option<usize> {
     match kind {
-        Kind::Cpu(_) => {
-            let layout = Layout::from_size_align(n_bytes, PAGE).ok()?;
-            // SAFETY: the size is a multiple of PAGE and at least one, so it is not zero.
-            let p = unsafe { alloc(layout) } as usize;
-            (p != 0).then_some(p)
-        }
+        Kind::Cpu(_) => allocate(n_bytes, PAGE),
         Kind::Cuda(gpu) => cuda::allocate_host(gpu, n_bytes),
         Kind::Paper(_) => None,
     }
@@ -177,11 +172,8 @@ fn acquire(kind: &Kind, n_bytes: usize) -> Option<usize> {
 
 fn release(kind: &Kind, address: usize, n_bytes: usize) {
     match kind {
-        Kind::Cpu(_) => {
-            let layout = Layout::from_size_align(n_bytes, PAGE).expect("the layout it was allocated with");
-            // SAFETY: `acquire` returned this address for this layout, and it left the pool for good just now.
-            unsafe { dealloc(address as *mut u8, layout) }
-        }
+        // SAFETY: `acquire` returned this address for this size, and it left the pool for good just now.
+        Kind::Cpu(_) => unsafe { deallocate(address, n_bytes, PAGE) },
         Kind::Cuda(gpu) => cuda::free_host(gpu, address),
         Kind::Paper(_) => {}
     }

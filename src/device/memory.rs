@@ -2,8 +2,8 @@
 //!
 //! The allocator is address-ordered first fit with merging of free neighbours: where a buffer lands depends only on the
 //! sequence of allocations and frees. A device that merely counts ([`Device::paper`]) runs the same sequence through the
-//! same allocator, which is how a plan knows the peak of a run to the byte. A free list by size was faster by nothing
-//! measurable and could hold three times the memory in use.
+//! same allocator, which is how a plan knows the peak of a run to the byte. (A free list by size, the first design, never
+//! merged: what was freed at one size stayed lost to every other.)
 
 use super::{Device, Kind, cuda};
 use crate::{Error, Result, bytes};
@@ -201,14 +201,26 @@ fn taken(n_bytes: usize) -> usize {
     rounded(n_bytes) + RED_ZONE
 }
 
+/// Ordinary memory, for the CPU device; `n_bytes` is not zero.
+pub(super) fn allocate(n_bytes: usize, align: usize) -> Option<usize> {
+    assert!(n_bytes > 0, "an allocation of nothing");
+    let layout = Layout::from_size_align(n_bytes, align).ok()?;
+    // SAFETY: the size is not zero, which was just asserted; what comes back is checked for null below.
+    let p = unsafe { alloc(layout) } as usize;
+    (p != 0).then_some(p)
+}
+
+/// # Safety
+/// [`allocate`] gave this address for this size and alignment, and nobody uses it any more.
+pub(super) unsafe fn deallocate(address: usize, n_bytes: usize, align: usize) {
+    let layout = Layout::from_size_align(n_bytes, align).expect("the layout it was allocated with");
+    // SAFETY: the caller promises that `allocate` gave this address for this layout, and that it is used no more.
+    unsafe { dealloc(address as *mut u8, layout) }
+}
+
 fn acquire(kind: &Kind, n_bytes: usize) -> Option<usize> {
     match kind {
-        Kind::Cpu(_) => {
-            let layout = Layout::from_size_align(n_bytes, ALIGN).ok()?;
-            // SAFETY: the size is at least ALIGN (see `rounded`), so it is not zero.
-            let p = unsafe { alloc(layout) } as usize;
-            (p != 0).then_some(p)
-        }
+        Kind::Cpu(_) => allocate(n_bytes, ALIGN),
         Kind::Cuda(gpu) => cuda::allocate(gpu, n_bytes),
         Kind::Paper(_) => None,
     }
@@ -216,11 +228,8 @@ fn acquire(kind: &Kind, n_bytes: usize) -> Option<usize> {
 
 fn release(kind: &Kind, address: usize, n_bytes: usize) {
     match kind {
-        Kind::Cpu(_) => {
-            let layout = Layout::from_size_align(n_bytes, ALIGN).expect("the layout it was allocated with");
-            // SAFETY: `acquire` returned this address for this layout, and the slabs are released once.
-            unsafe { dealloc(address as *mut u8, layout) }
-        }
+        // SAFETY: `acquire` returned this address for this size, and the slabs are released once.
+        Kind::Cpu(_) => unsafe { deallocate(address, n_bytes, ALIGN) },
         Kind::Cuda(gpu) => cuda::free(gpu, address),
         Kind::Paper(_) => {}
     }

@@ -30,9 +30,9 @@ pub fn rms_norm(tape: &mut Tape, x: &Var, residual: Option<&Var>, w: &Tensor, ep
     if !tape.recording() {
         return Ok((h, y));
     }
-    let (again, from) = (norm.clone(), h.keep());
+    let (again, from) = (norm.clone(), h.save());
     let y = y.made_by(Again::new(move || again.forward(&from.value()?, None)));
-    tape.push(RmsNorm { x: x.slot(), residual: residual.map(Var::slot), h: h.keep(), y: y.id(), norm });
+    tape.push(RmsNorm { x: x.slot(), residual: residual.map(Var::slot), h: h.save(), y: y.id(), norm });
     Ok((h, y))
 }
 

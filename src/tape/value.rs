@@ -86,11 +86,6 @@ impl Var {
         };
         Saved { slot: self.slot.clone(), form }
     }
-
-    /// As [`Var::save`] without an alternative: the contents themselves are kept.
-    pub fn keep(&self) -> Saved {
-        Saved { slot: self.slot.clone(), form: Form::Kept(self.value.clone()) }
-    }
 }
 
 /// How to make a value again. It is made once, when first asked for, and freed with the last holder of this handle.

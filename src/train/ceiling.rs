@@ -1,7 +1,6 @@
 //! How fast a step is, as a share of how fast it could be: the operations it takes, and what this device reaches.
 
 use crate::Result;
-use crate::checkpoint::LlamaConfig;
 use crate::data::SplitMix64;
 use crate::device::{DType, Device, Tensor};
 use crate::model::Group;
@@ -21,7 +20,8 @@ pub(super) struct Flops {
 }
 
 impl Flops {
-    pub fn of(model: &LlamaConfig, trainer: &Trainer) -> Flops {
+    pub fn of(trainer: &Trainer) -> Flops {
+        let model = &trainer.model.config;
         let lora = trainer.params.iter().filter(|(_, group)| *group == Group::Lora).map(|(p, _)| p.value.n_elems());
         let frozen = layer_weights(model) * model.n_layers;
         Flops {

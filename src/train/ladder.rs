@@ -1,7 +1,7 @@
 //! Modelled time of the policies: which are worth trying, in what order. It orders them and is no forecast.
 
 use crate::checkpoint::LlamaConfig;
-use crate::model::{Keep, linear_shape};
+use crate::model::Keep;
 use crate::train::Planner;
 
 impl Planner<'_> {
@@ -23,7 +23,7 @@ impl Planner<'_> {
     /// The lower convex hull of time over memory, from [`Keep::Outputs`] down: a mixture of two neighbours is the fastest
     /// way to any size between theirs, for the layers are alike.
     fn ladder(&self, allowed: impl Fn(Keep) -> bool) -> Vec<Keep> {
-        let (bytes, time) = (|keep: Keep| keep.kept_per_token(self.model) as f64, |keep| self.extra_seconds(keep));
+        let (bytes, time) = (|keep: Keep| keep.kept_per_token(self.model()) as f64, |keep| self.extra_seconds(keep));
         let (mut at, mut rungs) = (Keep::Outputs, Vec::new());
         loop {
             let slope = |keep: &Keep| (time(*keep) - time(at)) / (bytes(at) - bytes(*keep));
@@ -37,7 +37,7 @@ impl Planner<'_> {
 
     /// Modelled seconds that a policy adds to a step, per token and layer.
     fn extra_seconds(&self, keep: Keep) -> f64 {
-        let (c, rates) = (self.model, Rates::of(self.cuda));
+        let (c, rates) = (self.model(), Rates::of(self.cuda));
         let f = c.intermediate as f64;
         let layer = layer_weights(c) as f64;
         // Gate and up, two bytes a number.
@@ -61,7 +61,7 @@ impl Planner<'_> {
 
     /// The same as a share of what the layer takes when nothing is computed twice.
     pub fn extra_share(&self, keep: Keep) -> f64 {
-        self.extra_seconds(keep) / (4.0 * layer_weights(self.model) as f64 / Rates::of(self.cuda).flops)
+        self.extra_seconds(keep) / (4.0 * layer_weights(self.model()) as f64 / Rates::of(self.cuda).flops)
     }
 }
 
@@ -84,5 +84,5 @@ impl Rates {
 
 /// Frozen weights of one decoder layer.
 pub fn layer_weights(c: &LlamaConfig) -> usize {
-    crate::checkpoint::LINEARS.iter().map(|l| linear_shape(c, l)).map(|(n, k)| n * k).sum()
+    c.linears().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
 }

@@ -35,9 +35,7 @@ pub const MOST_TOKENS: usize = 65536;
 pub struct Planner<'a> {
     /// All settings.
     pub config: &'a RunConfig,
-    /// Sizes of the base.
-    pub model: &'a LlamaConfig,
-    /// Its files, or those sizes alone.
+    /// The base: its files, or its sizes alone.
     pub source: Source<'a>,
     /// The head's classes.
     pub classes: &'a [String],
@@ -135,8 +133,7 @@ impl Planner<'_> {
 
     /// The policies, and what every micro-batch of the run reaches with them. First fit is not monotone: one with a few tokens
     /// less can reach further than the one that the policies were chosen for, by what other gaps it leaves. So all of them
-    /// are run, which takes about a thousandth of the time of the run itself, and the policies are chosen again with each
-    /// that goes beyond the budget.
+    /// are run, and the policies are chosen again with each that goes beyond the budget.
     fn held_by_every(&self, work: &Work) -> Result<(Vec<Keep>, Found)> {
         let forced = self.forced()?;
         let mut largest = work.largest.clone();
@@ -162,7 +159,7 @@ impl Planner<'_> {
     /// The most tokens, in steps of 8, that a micro-batch may have within the budget with this policy in every layer.
     pub fn most_tokens(&self, worst: impl Fn(usize) -> Work<'static>, keep: Keep) -> Result<Option<usize>> {
         let fits = |tokens: usize| -> Result<bool> {
-            let found = self.simulate(&worst(tokens).largest, &vec![keep; self.model.n_layers])?;
+            let found = self.simulate(&worst(tokens).largest, &vec![keep; self.model().n_layers])?;
             Ok(self.within(&found))
         };
         // A power of two that no longer fits, then halves.
@@ -173,11 +170,13 @@ impl Planner<'_> {
                 return Ok(Some(MOST_TOKENS));
             }
         }
-        while bad - good > 1 {
-            let middle = (good + bad) / 2;
-            if fits(middle * 8)? { good = middle } else { bad = middle }
-        }
+        let good = last(good, bad, |middle| fits(middle * 8))?;
         Ok((good > 0).then_some(good * 8))
+    }
+
+    /// Sizes of the base.
+    pub fn model(&self) -> &LlamaConfig {
+        self.source.config()
     }
 
     /// What may be used: as told, or less where other programs hold a part of the device.
@@ -189,7 +188,7 @@ impl Planner<'_> {
     fn forced(&self) -> Result<Option<Vec<Keep>>> {
         match self.config.machine.keep.as_str() {
             "auto" => Ok(None),
-            text => crate::model::parse_layers(text, self.model.n_layers).map(Some),
+            text => crate::model::parse_layers(text, self.model().n_layers).map(Some),
         }
     }
 
@@ -199,12 +198,12 @@ impl Planner<'_> {
 
     /// Down the ladder, each rung for as many of the oldest layers as the budget asks for.
     fn choose(&self, work: &[(Use, Batch)]) -> Result<Vec<Keep>> {
-        let mut layers = vec![Keep::Outputs; self.model.n_layers];
+        let mut layers = vec![Keep::Outputs; self.model().n_layers];
         if self.within(&self.simulate(work, &layers)?) {
             return Ok(layers);
         }
         for keep in self.rungs() {
-            let held = |keep: Keep| keep.kept_per_token(self.model);
+            let held = |keep: Keep| keep.kept_per_token(self.model());
             let mut smaller: Vec<usize> = (0..layers.len()).filter(|&l| held(keep) < held(layers[l])).collect();
             // The same time for each: first those that it frees the most of, of these the oldest.
             smaller.sort_by_key(|&l| Reverse(held(layers[l])));
@@ -213,20 +212,13 @@ impl Planner<'_> {
                 smaller[..n].iter().for_each(|&l| layers[l] = keep);
                 layers
             };
-            // Of 1 to all of them, the fewest that fit; where not even all do, all of them and on to the next policy (of
-            // pinned memory: as many as there is room for).
-            let mut no = 0;
-            let mut most = smaller.len();
-            while most > 0 && self.simulate(work, &with(most))?.pinned > self.config.machine.host_budget {
-                most -= 1;
-            }
+            // As many as pinned memory has room for at most; of these the fewest that fit, or all and on to the next policy.
+            let pinned = |n: usize| Ok(self.simulate(work, &with(n))?.pinned <= self.config.machine.host_budget);
+            let all = smaller.len();
+            let most = if pinned(all)? { all } else { last(0, all, pinned)? };
             if most > 0 && self.within(&self.simulate(work, &with(most))?) {
-                let mut yes = most;
-                while yes - no > 1 {
-                    let middle = (no + yes) / 2;
-                    if self.within(&self.simulate(work, &with(middle))?) { yes = middle } else { no = middle }
-                }
-                return Ok(with(yes));
+                let too_few = last(0, most, |n| Ok(!self.within(&self.simulate(work, &with(n))?)))?;
+                return Ok(with(too_few + 1));
             }
             layers = with(most);
         }
@@ -284,6 +276,15 @@ impl Planner<'_> {
     }
 }
 
+/// The last number for which `holds`, between `good`, for which it does, and `bad`, for which it no longer does.
+fn last(mut good: usize, mut bad: usize, holds: impl Fn(usize) -> Result<bool>) -> Result<usize> {
+    while bad - good > 1 {
+        let middle = (good + bad) / 2;
+        if holds(middle)? { good = middle } else { bad = middle }
+    }
+    Ok(good)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -312,7 +313,7 @@ mod tests {
         };
         let (config, source, classes) = (&start.config, Source::Sizes(&model), ["no".into(), "yes".into()]);
         let compute = Compute::Bf16;
-        test(&Planner { config, model: &model, source, classes: &classes, compute, cuda, context: 0, free: None })
+        test(&Planner { config, source, classes: &classes, compute, cuda, context: 0, free: None })
     }
 
     #[test]

@@ -40,7 +40,6 @@ pub fn finetune(start: &Start) -> Result<()> {
         let context = if cuda { CONTEXT } else { 0 };
         return show_plan(&Planner {
             config,
-            model: &model_config,
             source: Source::Sizes(&model_config),
             classes: &classes,
             compute,
@@ -57,10 +56,10 @@ pub fn finetune(start: &Start) -> Result<()> {
     }
     let device = Device::open(&config.machine.device, compute)?;
     let folder = ModelFolder::open(&config.model.path)?;
+    folder.check()?;
     let data = Data::prepare(config, &model_config, start.quiet)?;
     let planner = Planner {
         config,
-        model: &model_config,
         source: Source::Folder(&folder),
         classes: &data.classes,
         compute,
@@ -81,7 +80,7 @@ pub fn finetune(start: &Start) -> Result<()> {
         // An older run goes only now that nothing of the input can stop the new one.
         claim_output(dir, start.overwrite)?;
     }
-    let flops = Flops::of(&model_config, &trainer);
+    let flops = Flops::of(&trainer);
     let clock = Instant::now();
     let mut run = Run { start, config, dir, device, data, trainer, plan, clock, ceiling, flops };
     run.introduce()?;
@@ -170,7 +169,8 @@ impl Run<'_> {
     /// Trains to the end; none where Ctrl-C came first and everything is saved for later.
     fn train(&mut self, interrupt: &Interrupt) -> Result<Option<(Vec<StepLog>, f64)>> {
         let c = &self.config.train;
-        let per_epoch = self.micro_batches(0)?.len().div_ceil(c.accumulate);
+        let mut epoch = (0, self.micro_batches(0)?);
+        let per_epoch = epoch.1.len().div_ceil(c.accumulate);
         let total = c.total_steps(per_epoch);
         let schedule = Schedule::new(c.schedule, total, c.warmup, c.min_ratio);
         let mut stop = EarlyStop::new(c.patience);
@@ -185,7 +185,6 @@ impl Run<'_> {
         };
         let mut progress = Progress::new(Mode::choose(self.start.quiet, total), total, self.trainer.step);
         let clock = Instant::now();
-        let mut epoch = (usize::MAX, Vec::new());
         while self.trainer.step < total {
             let step = self.trainer.step;
             if epoch.0 != step / per_epoch {
@@ -264,7 +263,7 @@ impl Run<'_> {
             tokens,
             tokens_per_second: tokens as f64 / seconds,
             ceiling_fraction: (self.ceiling > 0.0).then(|| flops / seconds / self.ceiling),
-            peak_device_bytes: self.device.memory_use().peak_bytes,
+            peak_device_bytes: self.device.peak_bytes(),
             seconds,
             validation: None,
         })

@@ -1,6 +1,8 @@
 //! What a run leaves behind: the adapter, the head, the template, and the state to go on from.
 
-use crate::checkpoint::{AdapterConfig, RunState, TensorSpec, load_run_state, save_adapter, save_head, save_run_state};
+use crate::checkpoint::{
+    AdapterConfig, HostDType, HostTensor, RunState, TensorSpec, load_run_state, save_adapter, save_head, save_run_state,
+};
 use crate::cli::RunConfig;
 use crate::device::{DType, Tensor};
 use crate::model::{HostMasters, adapter_tensors, head_tensors};
@@ -106,10 +108,13 @@ fn dtype(tensor: &Tensor) -> Dtype {
 
 /// Little-endian fp32 without NaN and infinity: nothing else is saved or restored.
 fn finite(name: &str, bytes: &[u8]) -> Result<()> {
-    let value = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-    match bytes.chunks_exact(4).position(|b| !value(b).is_finite()) {
+    let tensor = HostTensor { name: name.into(), shape: vec![bytes.len() / 4], dtype: HostDType::F32, bytes };
+    match tensor.first_non_finite() {
         None => Ok(()),
-        Some(i) => Err(Error::NotFinite(format!("{name} holds {} at {i}", value(&bytes[4 * i..])))),
+        Some(i) => {
+            let value = f32::from_le_bytes(bytes[4 * i..4 * i + 4].try_into().expect("four bytes"));
+            Err(Error::NotFinite(format!("{name} holds {value} at {i}")))
+        }
     }
 }
 

@@ -38,7 +38,7 @@ impl Plan {
 /// `--plan`: the table for the largest micro-batch the settings allow, and how large it could be.
 pub(super) fn show_plan(planner: &Planner) -> Result<()> {
     let (config, positions) = (planner.config, planner.config.eci.positions);
-    let longest = planner.model.max_positions;
+    let longest = planner.model().max_positions;
     let worst = |tokens: usize| Work::worst(Room { tokens, ..room(config) }, longest, positions);
     let plan = planner.plan(&worst(config.train.tokens));
     if let Ok(plan) = &plan {
@@ -64,11 +64,11 @@ fn policies(planner: &Planner, plan: &Plan) -> Table {
     let mut table = Table::new(["a layer keeps", "device", "pinned host", "time", "layers"]);
     let tokens = planner.config.train.tokens;
     for keep in Keep::ALL {
-        let host = if keep == Keep::Host { 4 * planner.model.intermediate * tokens } else { 0 };
+        let host = if keep == Keep::Host { 4 * planner.model().intermediate * tokens } else { 0 };
         let layers = plan.keep.iter().filter(|k| **k == keep).count();
         table.row([
             keep.name(),
-            &bytes::readable(2 * keep.kept_per_token(planner.model) * tokens),
+            &bytes::readable(2 * keep.kept_per_token(planner.model()) * tokens),
             &if host > 0 { bytes::readable(host) } else { "-".into() },
             &format!("+{:.1} %", 100.0 * planner.extra_share(keep)),
             &if layers > 0 { format!("{layers} of {}", plan.keep.len()) } else { "-".into() },

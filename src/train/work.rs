@@ -61,11 +61,15 @@ impl<'a> Work<'a> {
     ) -> Result<Work<'a>> {
         let (c, room) = (&config.train, room(config));
         let mut work = Work::default();
-        let per_epoch = pack(train_rows, room, c.seed, 0)?.len().div_ceil(c.accumulate).max(1);
+        let mut first = pack(train_rows, room, c.seed, 0)?;
+        let per_epoch = first.len().div_ceil(c.accumulate).max(1);
         let steps = c.total_steps(per_epoch);
         let mut train = BTreeMap::new();
         for epoch in 0..steps.div_ceil(per_epoch) {
-            let mut micro = pack(train_rows, room, c.seed, epoch as u64)?;
+            let mut micro = match epoch {
+                0 => std::mem::take(&mut first),
+                _ => pack(train_rows, room, c.seed, epoch as u64)?,
+            };
             micro.truncate(per_epoch.min(steps - epoch * per_epoch) * c.accumulate);
             collect(&mut train, micro);
         }

@@ -58,16 +58,7 @@ fn no_micro_batch_reaches_beyond_the_plan_however_small() {
         let classes = ["no", "yes"].map(String::from);
         let source = Source::Sizes(&model);
         let (compute, cuda) = (Compute::Bf16, true);
-        let planner = Planner {
-            config: &config,
-            model: &model,
-            source,
-            classes: &classes,
-            compute,
-            cuda,
-            context: 0,
-            free: None,
-        };
+        let planner = Planner { config: &config, source, classes: &classes, compute, cuda, context: 0, free: None };
         let work = Work::of_rows(&config, [&train, &test, &test], true).unwrap();
         let plan = planner.plan(&work).unwrap();
         let of_largest = planner.plan(&Work { every: Vec::new(), ..work }).unwrap();
