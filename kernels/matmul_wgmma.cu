@@ -98,7 +98,7 @@ LC_INLINE void produce(const Maps& maps, const lc_matmul_args& a, int n_tiles, a
 // This lane's part of two neighbouring tiles of 8 columns, rounded: four columns of one of them, 8 bytes.
 LC_INLINE uint2 four_columns(act2 left, act2 right, bool odd) {
     const act2 theirs = __shfl_xor_sync(0xffffffffu, odd ? left : right, 1);
-    return odd ? make_uint2(theirs, right) : make_uint2(left, theirs);
+    return odd ? uint2{theirs, right} : uint2{left, theirs};
 }
 
 template <int NT>
@@ -136,6 +136,12 @@ LC_INLINE void store(const lc_matmul_args& a, const lc_matmul_output& out, int m
     }
 }
 
+template <int KS, Major B, int NT>
+LC_INLINE void multiply(float (&acc)[NT][4], const act* tile_a, const act* tile_b) {
+    warpgroup_mma<KS, B>(acc, tile_a, tile_b);
+    warpgroup_commit();
+}
+
 // Multiplies stage after stage: a warpgroup, 64 rows of the block's tile.
 template <lc_layout L, class T>
 LC_INLINE void consume(const lc_matmul_args& a, int n_tiles, const act* ring, Mbarrier* full, Mbarrier* empty) {
@@ -163,14 +169,12 @@ LC_INLINE void consume(const lc_matmul_args& a, int n_tiles, const act* ring, Mb
                 const act *tile_a = ring + at.slot * T::StageElems + group * 64 * kBK;
                 const act *tile_b = ring + at.slot * T::StageElems + T::AElems;
                 warpgroup_begin();
-                if (K - k >= kBK) {
-                    warpgroup_mma<kBK / 16, B>(acc, tile_a, tile_b);
-                } else {
-                    for (int step = 0; step < ceil_div(K - k, 16); step++)
-                        warpgroup_mma<1, B>(acc, tile_a + step * 16,
-                                            tile_b + step * 16 * (B == Major::kCols ? kSwizzleElems : 1));
+                switch (min(kBK, K - k + 15) / 16) { // a commit of its own in each: joined, it would be a group too many
+                    case 1: multiply<1, B>(acc, tile_a, tile_b); break;
+                    case 2: multiply<2, B>(acc, tile_a, tile_b); break;
+                    case 3: multiply<3, B>(acc, tile_a, tile_b); break;
+                    default: multiply<4, B>(acc, tile_a, tile_b);
                 }
-                warpgroup_commit();
                 warpgroup_wait<1>(acc);
                 release_last();
                 last = at.slot;
