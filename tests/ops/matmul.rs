@@ -59,18 +59,18 @@ fn integers(n: usize, seed: u32) -> Vec<f32> {
     (0..n).map(|_| next() as f32).collect()
 }
 
-/// An output to be made of integers, and what it must be.
+/// An output to be made of integers: what it is before, and what it must be.
 struct Exact {
     segments: Vec<(Tensor, Tensor)>,
-    y: Tensor,
+    shape: [usize; 2],
+    start: Vec<f32>,
     want: Vec<f32>,
 }
 
-/// `y += 0.5 a b` over segments of these lengths; y in fp32, or bf16 where that is exact.
+/// `y += 0.5 a b` over segments of these lengths.
 fn exact(device: &Device, layout: Layout, [m, n]: [usize; 2], ks: &[usize], seed: u32) -> Exact {
-    let mut want = integers(m * n, seed);
-    let y = device.upload("y", DType::F32, &[m, n], &want).unwrap();
-    let mut segments = Vec::new();
+    let start = integers(m * n, seed);
+    let (mut want, mut segments) = (start.clone(), Vec::new());
     for (i, &k) in ks.iter().enumerate() {
         let (a, b) = (integers(m * k, seed + 10 * i as u32), integers(k * n, seed + 10 * i as u32 + 1));
         let (a_shape, a_step) = if layout == Layout::TN { ([k, m], [1, m]) } else { ([m, k], [k, 1]) };
@@ -83,13 +83,17 @@ fn exact(device: &Device, layout: Layout, [m, n]: [usize; 2], ks: &[usize], seed
         let upload = |name, shape: &[usize], v: &[f32]| device.upload(name, device.act(), shape, v).unwrap();
         segments.push((upload("a", &a_shape, &a), upload("b", &b_shape, &b)));
     }
-    Exact { segments, y, want }
+    Exact { segments, shape: [m, n], start, want }
 }
 
 impl Exact {
-    fn product(&self) -> Product<'_> {
+    fn y(&self, device: &Device) -> Tensor {
+        device.upload("y", DType::F32, &self.shape, &self.start).unwrap()
+    }
+
+    fn product<'a>(&'a self, y: &'a Tensor) -> Product<'a> {
         let segments = self.segments.iter().map(|(a, b)| (a, b)).collect();
-        Product { segments, y: &self.y, alpha: 0.5, write: Write::Add }
+        Product { segments, y, alpha: 0.5, write: Write::Add }
     }
 }
 
@@ -101,10 +105,11 @@ fn every_tile_of_the_table_sums_exactly_the_right_products() {
         for (i, [m, n]) in shapes.into_iter().enumerate() {
             for layout in [Layout::NT, Layout::NN, Layout::TN] {
                 let m = if layout == Layout::TN { m / 8 * 8 } else { m };
+                let one = exact(device, layout, [m, n], &[72, 24], 7 + i as u32);
                 for tile in [None].into_iter().chain(tiles(device).map(Some)) {
-                    let one = exact(device, layout, [m, n], &[72, 24], 7 + i as u32);
-                    matmul_cut(layout, &[one.product()], Cut { tile, slices: Some(1) }).unwrap();
-                    assert_eq!(one.y.read_f32().unwrap(), one.want, "{layout:?} {m}x{n} {tile:?} on {}", device.name());
+                    let y = one.y(device);
+                    matmul_cut(layout, &[one.product(&y)], Cut { tile, slices: Some(1) }).unwrap();
+                    assert_eq!(y.read_f32().unwrap(), one.want, "{layout:?} {m}x{n} {tile:?} on {}", device.name());
                 }
             }
         }
@@ -117,18 +122,16 @@ fn outputs_of_different_widths_and_depths_share_a_launch_whole_and_in_slices() {
     let outputs: [(usize, &[usize]); 3] = [(136, &[296, 16]), (40, &[136]), (72, &[40, 264, 16])];
     for_each_device(|device| {
         for (layout, m) in [(Layout::NT, 37), (Layout::NN, 136), (Layout::TN, 72)] {
+            let exact = |(&(n, ks), seed): (&(usize, &[usize]), u32)| exact(device, layout, [m, n], ks, 100 * seed);
+            let all: Vec<Exact> = outputs.iter().zip(5..).map(exact).collect();
             for tile in [None].into_iter().chain(tiles(device).map(Some)) {
                 for slices in [1, 2, 3, 16] {
-                    let all: Vec<Exact> = outputs
-                        .iter()
-                        .zip(5..)
-                        .map(|(&(n, ks), seed)| exact(device, layout, [m, n], ks, 100 * seed))
-                        .collect();
-                    let products: Vec<Product> = all.iter().map(Exact::product).collect();
+                    let ys: Vec<Tensor> = all.iter().map(|one| one.y(device)).collect();
+                    let products: Vec<Product> = all.iter().zip(&ys).map(|(one, y)| one.product(y)).collect();
                     matmul_cut(layout, &products, Cut { tile, slices: Some(slices) }).unwrap();
-                    for (o, one) in all.iter().enumerate() {
+                    for (o, (one, y)) in all.iter().zip(&ys).enumerate() {
                         let what = format!("{layout:?} output {o}, {tile:?}, {slices} slices on {}", device.name());
-                        assert_eq!(one.y.read_f32().unwrap(), one.want, "{what}");
+                        assert_eq!(y.read_f32().unwrap(), one.want, "{what}");
                     }
                 }
             }
@@ -146,21 +149,21 @@ fn more_products_than_a_launch_takes_and_unlike_ones_are_made_all_the_same() {
             .zip(1..)
             .map(|(ks, i)| exact(device, layout, [if i == 3 { 16 } else { 24 }, 8 * i], ks, i as u32))
             .collect();
-        let mut products: Vec<Product> = all.iter().map(Exact::product).collect();
+        let ys: Vec<Tensor> = all.iter().map(|one| one.y(device)).collect();
+        let mut products: Vec<Product> = all.iter().zip(&ys).map(|(one, y)| one.product(y)).collect();
         // The fourth sets, the fifth has another alpha.
         products[3].write = Write::Set;
         products[4].alpha = 2.0;
         matmul_each(layout, &products).unwrap();
-        for (i, one) in all.iter().enumerate() {
-            let start = integers(one.want.len(), i as u32 + 1);
-            let want: Vec<f32> = (one.want.iter().zip(start))
+        for (i, (one, y)) in all.iter().zip(&ys).enumerate() {
+            let want: Vec<f32> = (one.want.iter().zip(&one.start))
                 .map(|(&w, s)| match i {
                     3 => w - s,
                     4 => s + 4.0 * (w - s),
                     _ => w,
                 })
                 .collect();
-            assert_eq!(one.y.read_f32().unwrap(), want, "product {i} on {}", device.name());
+            assert_eq!(y.read_f32().unwrap(), want, "product {i} on {}", device.name());
         }
     });
 }
@@ -200,7 +203,7 @@ fn neither_the_tile_nor_the_company_in_a_launch_changes_a_bit_and_slices_do() {
                 let products: Vec<Product> = pairs.iter().zip(&ys).map(product).collect();
                 match together {
                     true => matmul_cut(layout, &products, cut).unwrap(),
-                    false => products.iter().for_each(|p| matmul_cut(layout, &[p.clone()], cut).unwrap()),
+                    false => products.iter().for_each(|p| matmul_cut(layout, std::slice::from_ref(p), cut).unwrap()),
                 }
                 ys.iter().map(|y| y.read_f32().unwrap()).collect()
             };
