@@ -3,7 +3,8 @@
 //! On a GPU: CUDA events around one call, the median of the samples, L2 flushed before each by setting 256 MiB to zero. A
 //! training step reads its weights and activations from memory, so a kernel that is timed on what the last sample left in L2
 //! (50 MB on an H200) would be timed on another problem. Flushing asks nothing of the call and gives the host the time to
-//! be ahead of the device, so that no launch is waited for. (Peers' scripts rotate three weights instead, and leave x in L2.)
+//! be ahead of the device, so that no launch is waited for; a call that itself copies to or from the host (ids, losses) is
+//! timed with that wait. (Peers' scripts rotate three weights instead, and leave x in L2.)
 //! On the CPU device: the best of five samples of at least a tenth of a second; there are no ceilings.
 //!
 //! Ceilings are measured in the same run: a large copy on the device, and the best bf16 product of 8192 x 8192 x 8192, of
@@ -55,8 +56,7 @@ pub type Product = (Layout, usize, usize, usize);
 impl Bench {
     /// `only`: names to run, matched as substrings; empty: all. `smoke`: every call once, untimed, to see that it runs.
     pub fn new(device: Device, only: Vec<String>, smoke: bool, json: Option<File>) -> Bench {
-        let mut bench =
-            Bench { device, only, smoke, json, ceilings: None, library: None, flush: None, n_lines: 0 };
+        let mut bench = Bench { device, only, smoke, json, ceilings: None, library: None, flush: None, n_lines: 0 };
         if bench.device.is_cuda() {
             bench.library = CublasLt::open(&bench.device);
             bench.flush = Some(bench.device.zeros("flush", DType::U8, &[256 << 20]).expect("memory"));
@@ -98,9 +98,10 @@ impl Bench {
                 );
             }
         }
-        let ceilings = self.ceilings.as_ref().map(|c| {
-            json!({"copy_gb_s": c.copy / 1e9, "product_tflop_s": c.product / 1e12, "product_by": c.by})
-        });
+        let ceilings = self
+            .ceilings
+            .as_ref()
+            .map(|c| json!({"copy_gb_s": c.copy / 1e9, "product_tflop_s": c.product / 1e12, "product_by": c.by}));
         self.record(json!({"device": device, "gpu": self.device.is_cuda(), "cores": cores, "ceilings": ceilings, "cublaslt": library}));
     }
 
@@ -235,13 +236,19 @@ impl Bench {
     }
 }
 
-/// A matrix of the storage type whose numbers vary: on zeros a GPU clocks higher.
-pub fn operand(device: &Device, shape: [usize; 2]) -> Tensor {
+/// A matrix of the storage type, uniform in ±1: on zeros a GPU draws less power and clocks higher than any training will. A few
+/// rows over and over, which no kernel can tell.
+pub fn operand(device: &Device, [rows, columns]: [usize; 2]) -> Tensor {
+    const ROWS: usize = 16;
     let mut random = llamacare::data::SplitMix64::new(1, 0);
-    let n = shape[0] * shape[1];
-    let some: Vec<f32> = (0..n.min(65521)).map(|_| (random.next_u64() >> 40) as f32 / (1 << 23) as f32 - 1.0).collect();
-    let values: Vec<f32> = some.iter().copied().cycle().take(n).collect();
-    device.upload("x", device.act(), &shape, &values).expect("memory")
+    let mut draw = || (random.next_u64() >> 40) as f32 / (1 << 23) as f32 - 1.0;
+    let values: Vec<f32> = (0..ROWS.min(rows) * columns).map(|_| draw()).collect();
+    let x = device.empty("x", device.act(), &[rows, columns]).expect("memory");
+    for begin in (0..rows).step_by(ROWS) {
+        let end = (begin + ROWS).min(rows);
+        x.rows(begin, end).write_f32(&values[..(end - begin) * columns]).expect("a healthy device");
+    }
+    x
 }
 
 /// The middle one.

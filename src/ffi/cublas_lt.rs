@@ -172,11 +172,7 @@ impl CublasLt {
         let mut description = null_mut();
         // SAFETY: writes one pointer.
         ok("describe", unsafe { (f.describe)(&mut description, COMPUTE_32F, R_32F) })?;
-        let operands = [
-            operand(b.0.dims("b")?, b.1),
-            operand(a.0.dims("a")?, a.1),
-            operand([m, n], false),
-        ];
+        let operands = [operand(b.0.dims("b")?, b.1), operand(a.0.dims("a")?, a.1), operand([m, n], false)];
         for (attribute, operand) in [(DESC_TRANSA, operands[0]), (DESC_TRANSB, operands[1])] {
             let turned = c_int::from(operand.turned);
             // SAFETY: the attribute is an int, read from a live one of that size.

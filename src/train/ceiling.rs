@@ -11,7 +11,7 @@ use crate::train::ladder::layer_weights;
 
 /// Floating-point operations of training: four a frozen weight (forward and the gradient of the input), six a trainable one.
 /// Attention is left out, and the head, which runs once a row.
-pub(super) struct Flops {
+pub struct Flops {
     /// On a token.
     pub token: f64,
     /// On top, where the token has a target: the output layer.
@@ -19,6 +19,7 @@ pub(super) struct Flops {
 }
 
 impl Flops {
+    /// Of this model and adapter.
     pub fn of(trainer: &Trainer) -> Flops {
         let model = &trainer.model.config;
         let lora = trainer.params.iter().filter(|(_, group)| *group == Group::Lora).map(|(p, _)| p.value.n_elems());
