@@ -1,7 +1,7 @@
 //! Times what the engine does, on whatever device is there.
 //!
-//!     cargo bench [-- NAME... --json FILE --base DIR]
-//!     cargo bench -- --ours ROWS --base DIR --tokens N [--steps N --warm N --positions N --tag NAME --json FILE]
+//!     cargo bench --bench main [-- NAME... --json FILE --base DIR]
+//!     cargo bench --bench main -- --ours ROWS --base DIR --tokens N [--steps N --warm N --positions N --tag NAME --json FILE]
 //!
 //! The first prints a line per kernel and shape, 13B's on a GPU, and the training step by parts; NAMEs, matched within, choose
 //! lines. `--json` adds every line to a file as an object. `--base`: a model folder for the whole step on a GPU
