@@ -41,7 +41,8 @@ pub struct Engine {
     pub plan: Plan,
     /// The step.
     pub batches: Vec<Batch>,
-    /// Operations of a step: four a frozen weight and token, six a trainable one.
+    /// Useful operations of a step: four a frozen weight and token, six a trainable one, and of attention 4 D forward, 10 D
+    /// backward a visible pair. What is computed twice counts once.
     pub flops: f64,
     options: RunOptions,
 }
@@ -105,7 +106,10 @@ impl Engine {
         let trainer = prepare::trainer(&config, &device, Source::Folder(&folder), &classes)?;
         let per = Flops::of(&trainer);
         let sum = |count: fn(&Batch) -> usize| batches.iter().map(count).sum::<usize>() as f64;
-        let flops = sum(|b| b.ids.len()) * per.token + sum(|b| b.targets.len()) * per.target;
+        let pairs = |b: &Batch| b.cu_seqlens.windows(2).map(|e| (e[1] - e[0]) as usize).map(|n| n * (n + 1) / 2).sum();
+        let model = &trainer.model.config;
+        let attention = 14.0 * (model.hidden * model.n_layers) as f64 * sum(pairs);
+        let flops = sum(|b| b.ids.len()) * per.token + sum(|b| b.targets.len()) * per.target + attention;
         let options = RunOptions { keep: plan.keep.clone(), dropout: None };
         Ok(Engine { device, trainer, plan, batches, flops, options })
     }

@@ -8,6 +8,7 @@ mod fine_tune;
 mod gpu_scripts;
 mod plan;
 mod resume;
+mod side_by_side;
 mod static_table;
 mod verify;
 

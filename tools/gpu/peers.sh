@@ -129,7 +129,7 @@ ours)
         ours llamacare-default --tokens 2816
         ours llamacare-4096 --tokens 4096
         rows --length 4096 --rows 4
-        ours llamacare-default --tokens 4096
+        ours llamacare-default-long --tokens 4096
         rows --length 1200 --rows 14
         ours llamacare-default-eci --tokens 2816 --positions 1200
         rows --ragged --rows 56
