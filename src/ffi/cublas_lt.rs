@@ -170,7 +170,7 @@ impl CublasLt {
         a.0.expect("cuBLASLt a", DType::Bf16, &if a.1 { [k, m] } else { [m, k] })?;
         b.0.expect("cuBLASLt b", DType::Bf16, &if b.1 { [n, k] } else { [k, n] })?;
         let mut description = null_mut();
-        // SAFETY: writes one pointer.
+        // SAFETY: the call writes one pointer, through a live reference, and takes numbers besides.
         ok("describe", unsafe { (f.describe)(&mut description, COMPUTE_32F, R_32F) })?;
         let operands = [operand(b.0.dims("b")?, b.1), operand(a.0.dims("a")?, a.1), operand([m, n], false)];
         for (attribute, operand) in [(DESC_TRANSA, operands[0]), (DESC_TRANSB, operands[1])] {
@@ -181,12 +181,12 @@ impl CublasLt {
         let mut layouts = [null_mut(); 3];
         let types = [R_16BF, R_16BF, if y.dtype() == DType::F32 { R_32F } else { R_16BF }];
         for ((layout, o), dtype) in layouts.iter_mut().zip(operands).zip(types) {
-            // SAFETY: writes one pointer.
+            // SAFETY: the call writes one pointer, through a live reference, and takes numbers besides.
             ok("layout", unsafe { (f.lay_out)(layout, dtype, o.rows, o.columns, o.leading) })?;
         }
         let mut preference = null_mut();
         let most = WORKSPACE;
-        // SAFETY: writes one pointer; the attribute is a size_t, read from a live one.
+        // SAFETY: the first call writes one pointer; the second reads a size_t from a live one of that size.
         unsafe {
             ok("prefer", (f.prefer)(&mut preference))?;
             let value = (&raw const most).cast();

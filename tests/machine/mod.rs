@@ -9,6 +9,7 @@ mod checked;
 #[cfg(feature = "checked")]
 mod counters;
 mod lanes;
+mod watch;
 
 use std::ffi::{CStr, c_char};
 
