@@ -184,6 +184,7 @@ fn kernels_are_held_to_the_ceilings_of_their_own_run_and_a_rehearsal_to_nothing(
     {
         rows.extend([0.98, 0.97].map(|ratio| kernel(name, "NN", 90.0, Some(ratio))));
     }
+    rows.push(kernel("rotary", "T=2048 heads=40 D=128", 90.0, None));
     for gpu in [true, false] {
         let made = Made::new(gpu);
         made.put("bench.jsonl", &rows);
