@@ -57,7 +57,7 @@ impl Bench {
     /// `only`: names to run, matched as substrings; empty: all. `smoke`: every call once, untimed, to see that it runs.
     pub fn new(device: Device, only: Vec<String>, smoke: bool, json: Option<File>) -> Bench {
         let mut bench = Bench { device, only, smoke, json, ceilings: None, library: None, flush: None, n_lines: 0 };
-        if bench.device.is_cuda() {
+        if bench.device.is_cuda() && !smoke {
             bench.library = CublasLt::open(&bench.device);
             bench.flush = Some(bench.device.zeros("flush", DType::U8, &[256 << 20]).expect("memory"));
             bench.ceilings = Some(bench.measure_ceilings());

@@ -11,7 +11,7 @@
 # Every engine sees a card of FREE_GIB (23.5), cut down by a ballast that holds the rest, and reads the checkpoint in CKPT, which
 # the first call writes; without the peers there is no ballast, and ours reads whatever base lies there. Results are JSON lines in $OUT: micro.jsonl, peers.jsonl, ours.jsonl; a case that fails leaves one
 # too, with its error. Environment: PEERS, the folder with the peers' scripts and their wheels; BENCH, our bench binary;
-# DEVICE, cuda or cpu; LIM, seconds a case (100).
+# DEVICE, cuda or cpu; LIM, seconds a case (85; Unsloth 110).
 #
 # On the CPU device (a rehearsal) only `ours` runs: a tiny base, few tokens, no ballast, and lines that say so.
 set -uo pipefail
@@ -46,7 +46,7 @@ case_of() {
     local file=$1 before after
     shift
     before=$(cat "$OUT/$file" 2>/dev/null | wc -l)
-    timeout "${LIM:-100}" "$@" >"$scratch/said" 2>"$scratch/err"
+    timeout "${LIM:-85}" "$@" >"$scratch/said" 2>"$scratch/err"
     local rc=$?
     after=$(cat "$OUT/$file" 2>/dev/null | wc -l)
     grep '^{' "$scratch/said"
@@ -109,14 +109,14 @@ hf_more)
     hf_ragged --mode tuned --gc 1
     ;;
 unsloth)
-    LIM=${LIM:-150} # the first run compiles
+    LIM=${LIM:-110} # the first run compiles
     unsloth --gc unsloth --mb 2 --accum 4 # what it publishes
     unsloth --gc unsloth --mb 4 --accum 2
     unsloth --gc true --mb 4 --accum 2
     unsloth --gc false --mb 1 --accum 8
     ;;
 unsloth_more)
-    LIM=${LIM:-150}
+    LIM=${LIM:-110}
     unsloth --gc unsloth --mb 1 --S 4096 --accum 4
     unsloth --gc true --mb 1 --S 4096 --accum 4
     unsloth_ragged --gc unsloth
