@@ -11,6 +11,7 @@ mod checked_hopper;
 #[cfg(feature = "checked")]
 mod counters;
 mod lanes;
+mod watch;
 
 use std::ffi::{CStr, c_char};
 
