@@ -64,7 +64,7 @@ fn compile_host(sources: &[PathBuf]) {
         b
     };
     let mut machine = base("x86-64-v3");
-    machine.file("kernels/host/machine.cpp").file("kernels/host/lanes.cpp");
+    machine.file("kernels/host/machine.cpp").file("kernels/host/lanes.cpp").file("kernels/host/leaf_fp8.cpp");
     if feature("CHECKED") {
         machine.file("kernels/host/check.cpp").file("kernels/host/check_global.cpp").file("kernels/host/count.cpp");
     }
