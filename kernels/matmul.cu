@@ -11,6 +11,7 @@
 // order      every sum runs along k in one block: the same bytes on every run. No split-K.
 // checked    tests/ops/matmul.rs against tools/golden/matmul.py
 #include "matmul.h"
+#include <algorithm>
 #include "device/async_copy.cuh"
 #include "device/mma.cuh"
 
@@ -71,6 +72,22 @@ LC_INLINE void load_tile(act* tile, const act* from, int ld, int row0, int col0,
     }
 }
 
+// The tile of a block: the outputs' columns of tiles stand side by side, and blocks run down eight tiles of M.
+struct Place {
+    int output, m0, n0;
+};
+template <class T>
+LC_INLINE Place place_of(const lc_matmul_args& a, int nth) {
+    const int tiles_m = ceil_div(a.M, T::BM);
+    int tiles_n = 0;
+    for (int o = 0; o < a.n_outputs; o++) tiles_n += ceil_div(a.output[o].N, T::BN);
+    const int group = nth / (kGroup * tiles_n), in_group = nth % (kGroup * tiles_n);
+    const int group_m = min(tiles_m - group * kGroup, kGroup);
+    int output = 0, column = in_group / group_m;
+    while (column >= ceil_div(a.output[output].N, T::BN)) column -= ceil_div(a.output[output++].N, T::BN);
+    return Place{output, (group * kGroup + in_group % group_m) * T::BM, column * T::BN};
+}
+
 template <lc_layout L, class T>
 __global__ void __launch_bounds__(T::Threads) matmul(lc_matmul_args a) {
     using S = Shape<L, T>;
@@ -78,17 +95,16 @@ __global__ void __launch_bounds__(T::Threads) matmul(lc_matmul_args a) {
     unsigned char* const shared = arena.take<unsigned char>(S::Bytes);
     act* const ring = reinterpret_cast<act*>(shared);
 
-    const int tiles_m = ceil_div(a.M, T::BM), tiles_n = ceil_div(a.N, T::BN);
-    const int group = blockIdx.x / (kGroup * tiles_n), in_group = blockIdx.x % (kGroup * tiles_n);
-    const int group_m = min(tiles_m - group * kGroup, kGroup);
-    const int m0 = (group * kGroup + in_group % group_m) * T::BM, n0 = in_group / group_m * T::BN;
+    const Place place = place_of<T>(a, blockIdx.x);
+    const lc_matmul_output& out = a.output[place.output];
+    const int m0 = place.m0, n0 = place.n0, N = out.N, end_segment = out.first_segment + out.n_segments;
 
     int n_tiles = 0;
-    for (int s = 0; s < a.n_segments; s++) n_tiles += ceil_div(a.segment[s].K, T::BK);
+    for (int s = out.first_segment; s < end_segment; s++) n_tiles += ceil_div(a.segment[s].K, T::BK);
 
-    int load_segment = 0, load_k = 0, load_slot = 0; // the next k-tile to fetch
+    int load_segment = out.first_segment, load_k = 0, load_slot = 0; // the next k-tile to fetch
     auto load_next = [&] {
-        if (load_segment < a.n_segments) {
+        if (load_segment < end_segment) {
             const act *from_a = a.segment[load_segment].a, *from_b = a.segment[load_segment].b;
             const int lda = a.segment[load_segment].lda, ldb = a.segment[load_segment].ldb;
             const int K = a.segment[load_segment].K;
@@ -98,9 +114,9 @@ __global__ void __launch_bounds__(T::Threads) matmul(lc_matmul_args a) {
             else
                 load_tile<S::ARows, S::ACols, T::Threads>(tile_a, from_a, lda, load_k, m0, K, a.M);
             if (S::B == Major::kRows)
-                load_tile<S::BRows, S::BCols, T::Threads>(tile_b, from_b, ldb, n0, load_k, a.N, K);
+                load_tile<S::BRows, S::BCols, T::Threads>(tile_b, from_b, ldb, n0, load_k, N, K);
             else
-                load_tile<S::BRows, S::BCols, T::Threads>(tile_b, from_b, ldb, load_k, n0, K, a.N);
+                load_tile<S::BRows, S::BCols, T::Threads>(tile_b, from_b, ldb, load_k, n0, K, N);
             load_k += T::BK;
             if (load_k >= K) load_segment++, load_k = 0;
             load_slot = load_slot + 1 == T::Stages ? 0 : load_slot + 1;
@@ -140,23 +156,23 @@ __global__ void __launch_bounds__(T::Threads) matmul(lc_matmul_args a) {
     __syncwarp();
     for (int u = lane; u < T::WM * T::WN / 8; u += 32) {
         const int r = u / (T::WN / 8), c = u % (T::WN / 8) * 8, m = m0 + wm + r, n = n0 + wn + c;
-        if (m >= a.M || n >= a.N) continue;
+        if (m >= a.M || n >= N) continue;
         const float* p = patch + r * S::LdPatch + c;
-        const size_t at = (size_t)m * a.ldy + n;
+        const size_t at = (size_t)m * out.ldy + n;
         Floats8 of_patch = load_floats8(p);
         float(&v)[8] = of_patch.v;
-        if (a.y) {
+        if (out.y) {
             act8 y;
             if (a.write == LC_ADD) {
-                y = load8(a.y + at);
+                y = load8(out.y + at);
                 UNROLL
                 for (int i = 0; i < 8; i++) v[i] += to_f(y.v[i]);
             }
             UNROLL
             for (int i = 0; i < 8; i++) y.v[i] = from_f(v[i]);
-            store8(a.y + at, y);
+            store8(out.y + at, y);
         } else {
-            float4* y = reinterpret_cast<float4*>(a.y32 + at);
+            float4* y = reinterpret_cast<float4*>(out.y32 + at);
             if (a.write == LC_ADD) {
                 const float4 lo = y[0], hi = y[1];
                 v[0] += lo.x, v[1] += lo.y, v[2] += lo.z, v[3] += lo.w;
@@ -168,34 +184,48 @@ __global__ void __launch_bounds__(T::Threads) matmul(lc_matmul_args a) {
     }
 }
 
+template <class T>
+long count_tiles(const lc_matmul_args& a) {
+    long n = 0;
+    for (int o = 0; o < a.n_outputs; o++) n += (long)ceil_div(a.M, T::BM) * ceil_div(a.output[o].N, T::BN);
+    return n;
+}
+
 template <lc_layout L, class T>
 lc_status run(const lc_matmul_args& a, lc_stream stream) {
-    const int n_blocks = ceil_div(a.M, T::BM) * ceil_div(a.N, T::BN);
-    return launch<matmul<L, T>>(dim3(n_blocks), dim3(T::Threads), Shape<L, T>::Bytes, stream, a);
+    return launch<matmul<L, T>>(dim3(count_tiles<T>(a)), dim3(T::Threads), Shape<L, T>::Bytes, stream, a);
 }
 
 template <lc_layout L>
 lc_status run_by_shape(const lc_matmul_args& a, lc_stream stream) {
-    if (a.N <= Narrow::BN) return run<L, Narrow>(a, stream);
+    int widest = 0;
+    for (int o = 0; o < a.n_outputs; o++) widest = std::max(widest, a.output[o].N);
+    if (widest <= Narrow::BN) return run<L, Narrow>(a, stream);
     if (a.M <= Flat::BM) return run<L, Flat>(a, stream);
-    const long large = (long)ceil_div(a.M, Large::BM) * ceil_div(a.N, Large::BN);
-    if (a.M >= Large::BM && a.N >= Large::BN && large >= kEnoughTiles) return run<L, Large>(a, stream);
+    if (a.M >= Large::BM && widest >= Large::BN && count_tiles<Large>(a) >= kEnoughTiles)
+        return run<L, Large>(a, stream);
     return run<L, Small>(a, stream);
 }
 } // namespace
 
 LC_API lc_status LC(matmul)(const lc_matmul_args* a, lc_stream stream) {
-    LC_REQUIRE(a->M > 0 && a->N > 0 && a->N % 8 == 0 && a->ldy % 8 == 0 && a->ldy >= a->N, LC_BAD_SHAPE);
-    LC_REQUIRE(a->layout != LC_TN || a->M % 8 == 0, LC_BAD_SHAPE);
-    LC_REQUIRE(a->n_segments >= 1 && a->n_segments <= LC_MAX_SEGMENTS, LC_BAD_SHAPE);
-    LC_REQUIRE((a->y != nullptr) != (a->y32 != nullptr), LC_UNSUPPORTED);
-    LC_REQUIRE(aligned16(a->y, a->y32), LC_MISALIGNED);
-    for (int i = 0; i < a->n_segments; i++) {
-        const lc_matmul_segment& s = a->segment[i];
-        LC_REQUIRE(s.K > 0 && (a->layout == LC_TN || s.K % 8 == 0), LC_BAD_SHAPE);
-        LC_REQUIRE(s.lda % 8 == 0 && s.lda >= (a->layout == LC_TN ? a->M : s.K), LC_BAD_SHAPE);
-        LC_REQUIRE(s.ldb % 8 == 0 && s.ldb >= (a->layout == LC_NT ? s.K : a->N), LC_BAD_SHAPE);
-        LC_REQUIRE(aligned16(s.a, s.b), LC_MISALIGNED);
+    LC_REQUIRE(a->M > 0 && (a->layout != LC_TN || a->M % 8 == 0), LC_BAD_SHAPE);
+    LC_REQUIRE(a->n_outputs >= 1 && a->n_outputs <= LC_MAX_OUTPUTS, LC_BAD_SHAPE);
+    LC_REQUIRE(a->n_slices == 1, LC_UNSUPPORTED);
+    for (int o = 0; o < a->n_outputs; o++) {
+        const lc_matmul_output& out = a->output[o];
+        const int begin = out.first_segment, end = begin + out.n_segments;
+        LC_REQUIRE(out.N > 0 && out.N % 8 == 0 && out.ldy % 8 == 0 && out.ldy >= out.N, LC_BAD_SHAPE);
+        LC_REQUIRE(begin >= 0 && begin < end && end <= LC_MAX_SEGMENTS, LC_BAD_SHAPE);
+        LC_REQUIRE((out.y != nullptr) != (out.y32 != nullptr), LC_UNSUPPORTED);
+        LC_REQUIRE(aligned16(out.y, out.y32), LC_MISALIGNED);
+        for (int i = begin; i < end; i++) {
+            const lc_matmul_segment& s = a->segment[i];
+            LC_REQUIRE(s.K > 0 && (a->layout == LC_TN || s.K % 8 == 0), LC_BAD_SHAPE);
+            LC_REQUIRE(s.lda % 8 == 0 && s.lda >= (a->layout == LC_TN ? a->M : s.K), LC_BAD_SHAPE);
+            LC_REQUIRE(s.ldb % 8 == 0 && s.ldb >= (a->layout == LC_NT ? s.K : out.N), LC_BAD_SHAPE);
+            LC_REQUIRE(aligned16(s.a, s.b), LC_MISALIGNED);
+        }
     }
     switch (a->layout) {
         case LC_NT: return run_by_shape<LC_NT>(*a, stream);

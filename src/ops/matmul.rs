@@ -1,7 +1,8 @@
 //! Matrix products on tensor cores, K laid together from segments (kernels/matmul.h). A building block: no tape node.
 
-use crate::device::{DType, Tensor};
-use crate::ffi::{self, LC_MAX_SEGMENTS, LC_NN, LC_NT, LC_TN, lc_matmul_args, lc_matmul_segment};
+use crate::device::{DType, Device, Tensor};
+use crate::ffi::{self, LC_MAX_OUTPUTS, LC_MAX_SEGMENTS, LC_MAX_SLICES, LC_NN, LC_NT, LC_TN};
+use crate::ffi::{lc_matmul_args, lc_matmul_output, lc_matmul_segment};
 use crate::tape::Write;
 use crate::{Error, Result};
 use std::ptr::{null, null_mut};
@@ -18,48 +19,142 @@ pub enum Layout {
 }
 
 /// `y (=|+=) alpha · Σ_s a_s b_s` over `segments` of (a, b), each with its own K. `y` [M,N] is of the storage type or fp32.
+#[derive(Debug, Clone)]
+pub struct Product<'a> {
+    /// The pairs (a, b).
+    pub segments: Vec<(&'a Tensor, &'a Tensor)>,
+    /// The output.
+    pub y: &'a Tensor,
+    /// On the sum, before it is written.
+    pub alpha: f32,
+    /// Set or add.
+    pub write: Write,
+}
+
+/// How a launch is cut. What is not said is chosen: slices of K here, the tile by the launcher.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Cut {
+    /// The n-th, from 1, of the table of tiles in `kernels/matmul.cu`.
+    pub tile: Option<usize>,
+    /// Parts that K is cut into.
+    pub slices: Option<usize>,
+}
+
+/// One product, `y (=|+=) alpha · Σ_s a_s b_s`.
 pub fn matmul(layout: Layout, segments: &[(&Tensor, &Tensor)], y: &Tensor, alpha: f32, write: Write) -> Result<()> {
-    let device = y.device();
-    let [m, n] = y.dims("matmul y")?;
-    if y.dtype() != DType::F32 {
-        y.expect("matmul y", device.act(), &[m, n])?;
+    matmul_each(layout, &[Product { segments: segments.to_vec(), y, alpha, write }])
+}
+
+/// Every product, those that a launch can hold together in one: neighbours of the same M, `alpha` and `write`.
+pub fn matmul_each(layout: Layout, products: &[Product]) -> Result<()> {
+    matmul_cut(layout, products, Cut::default())
+}
+
+/// As [`matmul_each`], cut as told: for tests, which must see every tile and more than one slice on any device.
+pub fn matmul_cut(layout: Layout, products: &[Product], cut: Cut) -> Result<()> {
+    let mut rest = products;
+    while let Some(first) = rest.first() {
+        let mut n_segments = 0;
+        let together = |p: &&Product| {
+            n_segments += p.segments.len();
+            let alike = p.y.shape()[0] == first.y.shape()[0] && p.alpha == first.alpha && p.write == first.write;
+            alike && n_segments <= LC_MAX_SEGMENTS as usize
+        };
+        let n = rest.iter().take(LC_MAX_OUTPUTS as usize).take_while(together).count().max(1);
+        launch(layout, &rest[..n], cut)?;
+        rest = &rest[n..];
     }
-    let most = LC_MAX_SEGMENTS as usize;
-    if segments.is_empty() || segments.len() > most {
-        return Err(Error::Shape(format!("matmul: {} segments; it takes 1 to {most}", segments.len())));
-    }
+    Ok(())
+}
+
+fn launch(layout: Layout, products: &[Product], cut: Cut) -> Result<()> {
+    let (first, most) = (&products[0], LC_MAX_SEGMENTS as usize);
+    let device = first.y.device();
+    let [m, _] = first.y.dims("matmul y")?;
     let none = lc_matmul_segment { a: null(), b: null(), lda: 0, ldb: 0, K: 0 };
     let mut segment = [none; LC_MAX_SEGMENTS as usize];
-    for (slot, (a, b)) in segment.iter_mut().zip(segments) {
-        let [rows, columns] = a.dims("matmul a")?;
-        let k = if layout == Layout::TN { rows } else { columns };
-        let (a_shape, b_shape) = match layout {
-            Layout::NT => ([m, k], [n, k]),
-            Layout::NN => ([m, k], [k, n]),
-            Layout::TN => ([k, m], [k, n]),
+    let none = lc_matmul_output { y: null_mut(), y32: null_mut(), N: 0, ldy: 0, first_segment: 0, n_segments: 0 };
+    let mut output = [none; LC_MAX_OUTPUTS as usize];
+    let (mut n_segments, mut sizes, mut tensors) = (0, Vec::new(), Vec::new());
+    for (product, slot) in products.iter().zip(&mut output) {
+        let Product { segments, y, .. } = product;
+        if segments.is_empty() || segments.len() > most {
+            return Err(Error::Shape(format!("matmul: {} segments; it takes 1 to {most}", segments.len())));
+        }
+        let [_, n] = y.dims("matmul y")?;
+        let in_fp32 = y.dtype() != device.act();
+        y.expect("matmul y", if in_fp32 { DType::F32 } else { device.act() }, &[m, n])?;
+        let mut all_k = 0;
+        for (slot, &(a, b)) in segment[n_segments..].iter_mut().zip(segments) {
+            let [rows, columns] = a.dims("matmul a")?;
+            let k = if layout == Layout::TN { rows } else { columns };
+            let (a_shape, b_shape) = match layout {
+                Layout::NT => ([m, k], [n, k]),
+                Layout::NN => ([m, k], [k, n]),
+                Layout::TN => ([k, m], [k, n]),
+            };
+            a.expect("matmul a", device.act(), &a_shape)?;
+            b.expect("matmul b", device.act(), &b_shape)?;
+            let (lda, ldb) = (a_shape[1] as i32, b_shape[1] as i32);
+            *slot = lc_matmul_segment { a: a.ptr(), b: b.ptr(), lda, ldb, K: k as i32 };
+            all_k += k;
+            tensors.extend([a, b]);
+        }
+        *slot = lc_matmul_output {
+            y: if in_fp32 { null_mut() } else { y.ptr() },
+            y32: if in_fp32 { y.ptr() } else { null_mut() },
+            N: n as i32,
+            ldy: n as i32,
+            first_segment: n_segments as i32,
+            n_segments: segments.len() as i32,
         };
-        a.expect("matmul a", device.act(), &a_shape)?;
-        b.expect("matmul b", device.act(), &b_shape)?;
-        *slot =
-            lc_matmul_segment { a: a.ptr(), b: b.ptr(), lda: a_shape[1] as i32, ldb: b_shape[1] as i32, K: k as i32 };
+        n_segments += segments.len();
+        sizes.push((n, all_k));
+        tensors.push(y);
     }
-    let in_fp32 = y.dtype() != device.act();
+    let n_slices = cut.slices.unwrap_or(1);
+    let all_n: usize = sizes.iter().map(|(n, _)| n).sum();
+    let partial = match n_slices {
+        1 => None,
+        _ => Some(device.empty("slices of K", DType::F32, &[n_slices, m, all_n])?),
+    };
     let args = lc_matmul_args {
         segment,
-        y: if in_fp32 { null_mut() } else { y.ptr() },
-        y32: if in_fp32 { y.ptr() } else { null_mut() },
-        n_segments: segments.len() as i32,
+        output,
+        partial: partial.as_ref().map_or(null_mut(), Tensor::ptr),
+        n_outputs: products.len() as i32,
+        n_slices: n_slices as i32,
         M: m as i32,
-        N: n as i32,
-        ldy: n as i32,
         layout: match layout {
             Layout::NT => LC_NT,
             Layout::NN => LC_NN,
             Layout::TN => LC_TN,
         } as i32,
-        write: write.code(),
-        alpha,
+        write: first.write.code(),
+        tile: cut.tile.unwrap_or(0) as i32,
+        alpha: first.alpha,
     };
-    let tensors: Vec<&Tensor> = segments.iter().flat_map(|&(a, b)| [a, b]).chain([y]).collect();
     ffi::launch(device, &ffi::MATMUL, &args, &tensors)
+}
+
+/// Blocks that a launch should have: a few on each of a GPU's 82 to 170 multiprocessors, two or three on a core of a CPU.
+/// One number for all GPUs, so that a plan made without one knows the scratch, and slices are summed alike on all.
+const BLOCKS_CUDA: usize = 512;
+const BLOCKS_CPU: usize = 8;
+
+/// K of a slice at least: a shorter one does not pay for its partial sums.
+const LEAST_K: usize = 512;
+
+/// How many slices K is cut into, from the shape alone: as many as fill the machine where the outputs' tiles do not.
+fn slices(device: &Device, m: usize, outputs: &[(usize, usize)]) -> usize {
+    // The tiles that matmul.cu takes for so small outputs.
+    let tile = |n: usize| match (m, n) {
+        (_, ..=16) => m.div_ceil(64),
+        (..=16, _) => n.div_ceil(128),
+        _ => m.div_ceil(64) * n.div_ceil(64),
+    };
+    let tiles: usize = outputs.iter().map(|&(n, _)| tile(n)).sum();
+    let shortest = outputs.iter().map(|&(_, k)| k).min().unwrap_or(0);
+    let blocks = if device.is_cuda() { BLOCKS_CUDA } else { BLOCKS_CPU };
+    (blocks / tiles.max(1)).min(shortest / LEAST_K).clamp(1, LC_MAX_SLICES as usize)
 }

@@ -11,6 +11,7 @@ pub mod dense;
 pub mod dropout;
 pub mod eci_pool;
 pub mod embedding;
+pub mod fp8;
 pub mod grad_norm;
 pub mod linear;
 pub mod lm_loss;

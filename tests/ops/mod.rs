@@ -11,6 +11,7 @@ mod dense;
 mod dropout;
 mod eci_pool;
 mod embedding;
+mod fp8;
 mod grad_norm;
 mod linear;
 mod lm_loss;
