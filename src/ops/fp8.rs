@@ -1,7 +1,7 @@
 //! 8-bit operands in e4m3 and their products on tensor cores (kernels/fp8_rows.h, nf4_fp8.h, matmul_fp8.h). Building blocks: no
 //! tape node; `linear` takes them for frozen weights where the model was loaded so.
 
-use crate::device::{DType, Device, Tensor};
+use crate::device::{DType, Tensor};
 use crate::ffi::{self, LC_FP8_OUTPUTS, LC_FP8_SEGMENTS, LC_NN, LC_NT};
 use crate::ffi::{lc_fp8_rows_args, lc_matmul_fp8_args, lc_matmul_fp8_output, lc_matmul_fp8_segment};
 use crate::ffi::{lc_nf4_fp8_args, lc_nf4_fp8_scales_args};
