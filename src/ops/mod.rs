@@ -14,6 +14,7 @@ pub mod embedding;
 pub mod fp8;
 pub mod grad_norm;
 pub mod linear;
+mod linear_fp8;
 pub mod lm_loss;
 pub mod matmul;
 pub mod nf4;
