@@ -28,23 +28,31 @@ LC_INLINE void mma_m16n8k32_e4m3(float (&d)[4], const uint32_t (&a)[4], uint32_t
 #endif
 
 #if defined(__CUDACC__) || !defined(LC_FP32)
+// As warp_mma_steps: fragments are loaded one pair of columns ahead of the products that take them.
 template <int KS, int MT, int NT>
 LC_INLINE void warp_mma_fp8_steps(float (&acc)[MT][NT][4], const uint8_t* a, int lda, const uint8_t* b, int ldb) {
-    const int l = lane_id();
+    constexpr int kPairs = NT / 2;
     const act *pairs_a = reinterpret_cast<const act*>(a), *pairs_b = reinterpret_cast<const act*>(b);
+    uint32_t fa[2][MT][4], fb[2][4];
+#pragma unroll
+    for (int i = 0; i < MT; i++) load_a<Major::kRows>(fa[0][i], pairs_a, lda / 2, i, 0);
+    load_b<Major::kRows>(fb[0], pairs_b, ldb / 2, 0, 0);
 #pragma unroll
     for (int k = 0; k < KS; k++) {
-        uint32_t fa[MT][4];
 #pragma unroll
-        for (int i = 0; i < MT; i++) ldmatrix_x4(fa[i], a_row<Major::kRows>(pairs_a, lda / 2, i, k, l));
+        for (int j = 0; j < kPairs; j++) {
+            const int n = k * kPairs + j;
+            if (n + 1 < KS * kPairs)
+                load_b<Major::kRows>(fb[(n + 1) & 1], pairs_b, ldb / 2, (j + 1) % kPairs, k + (j + 1) / kPairs);
+            if (k + 1 < KS) {
 #pragma unroll
-        for (int j = 0; j < NT / 2; j++) {
-            uint32_t fb[4];
-            ldmatrix_x4(fb, b_row<Major::kRows>(pairs_b, ldb / 2, j, k, l));
+                for (int i = j * MT / kPairs; i < (j + 1) * MT / kPairs; i++)
+                    load_a<Major::kRows>(fa[(k + 1) & 1][i], pairs_a, lda / 2, i, k + 1);
+            }
 #pragma unroll
             for (int i = 0; i < MT; i++) {
-                mma_m16n8k32_e4m3(acc[i][2 * j], fa[i], fb[0], fb[1]);
-                mma_m16n8k32_e4m3(acc[i][2 * j + 1], fa[i], fb[2], fb[3]);
+                mma_m16n8k32_e4m3(acc[i][2 * j], fa[k & 1][i], fb[n & 1][0], fb[n & 1][1]);
+                mma_m16n8k32_e4m3(acc[i][2 * j + 1], fa[k & 1][i], fb[n & 1][2], fb[n & 1][3]);
             }
         }
     }

@@ -40,8 +40,11 @@ pub(super) fn forward(x: &Tensor, layers: &[Forward8]) -> Result<()> {
     }
     let weights = decode(&layers.iter().map(|l| l.weight).collect::<Vec<_>>(), Orientation::Rows)?;
     let x = Fp8::of(x, OPERANDS)?;
-    let product = |(l, w): (&'_ Forward8<'_>, _)| Fp8Product { eight: vec![(&x, w)], wide: l.lora.into_iter().collect(), y: l.y };
-    matmul_fp8(Layout::NT, &layers.iter().zip(&weights).map(product).collect::<Vec<_>>(), Write::Set)
+    let mut products = Vec::new();
+    for (layer, w) in layers.iter().zip(&weights) {
+        products.push(Fp8Product { eight: vec![(&x, w)], wide: layer.lora.into_iter().collect(), y: layer.y });
+    }
+    matmul_fp8(Layout::NT, &products, Write::Set)
 }
 
 /// `dx (=|+=) Σ dy W + Σ wide`, where `wide` are pairs (v [T,R], a [R,K]).

@@ -14,6 +14,7 @@ mod embedding;
 mod fp8;
 mod grad_norm;
 mod linear;
+mod linear_fp8;
 mod lm_loss;
 mod matmul;
 mod nf4;
