@@ -103,26 +103,32 @@ static_assert(kThreads / 32 * 16 == kTileN, "a warp turns 16 rows of the weight"
 __global__ void __launch_bounds__(kThreads) transposed(lc_nf4_fp8_args a) {
     NF4_TABLE(table);
     SHARED(uint8_t, tile, kTileK * kLd); // [k][n]
+    SHARED(float, inverse, kTileK);      // of the scales
     const int N = a.w.N, K = a.w.K, n0 = blockIdx.y * kTileN, k0 = blockIdx.x * kTileK;
     const int lane = threadIdx.x % 32, k = lane % 8 * 8, n = threadIdx.x / 32 * 16 + lane / 8 * 4;
-    if (n0 + n < N && k0 + k < K) {
-        uint32_t packed[4];
-        float scale[4], v[4][8], inverse[8];
+    const bool inside = n0 + n < N && k0 + k < K;
+    uint32_t packed[4];
+    float scale[4];
+    if (inside) {
         UNROLL
         for (int j = 0; j < 4; j++) {
             const size_t at = (size_t)(n0 + n + j) * K + k0 + k;
             packed[j] = load4(a.w.packed + at / 2);
             scale[j] = nf4_scale(a.w, at / LC_NF4_BLOCK);
         }
-        const Floats8 of_k = load_floats8(a.scales + k0 + k);
-        UNROLL
-        for (int i = 0; i < 8; i++) inverse[i] = 1.f / of_k.v[i];
+    }
+    const int nth = threadIdx.x;
+    if (nth < kTileK && k0 + nth < K) inverse[nth] = 1.f / a.scales[k0 + nth];
+    __syncthreads();
+    if (inside) {
+        float v[4][8];
+        const Floats8 of_k = load_floats8(inverse + k);
         UNROLL
         for (int j = 0; j < 4; j++) nf4_decode8(table, packed[j], v[j]);
         UNROLL
         for (int i = 0; i < 8; i++) {
-            const uint32_t word = e4m3_pack4(v[0][i] * scale[0] * inverse[i], v[1][i] * scale[1] * inverse[i],
-                                             v[2][i] * scale[2] * inverse[i], v[3][i] * scale[3] * inverse[i]);
+            const uint32_t word = e4m3_pack4(v[0][i] * scale[0] * of_k.v[i], v[1][i] * scale[1] * of_k.v[i],
+                                             v[2][i] * scale[2] * of_k.v[i], v[3][i] * scale[3] * of_k.v[i]);
             *reinterpret_cast<uint32_t*>(tile + (k + i) * kLd + n) = word;
         }
     }

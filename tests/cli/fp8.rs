@@ -55,7 +55,7 @@ fn a_run_in_8_bits_says_so_everywhere() {
     assert_says(&said, &["--compute fp8: frozen weights are multiplied in 8 bits (e4m3)", "e4m3 scales", "(--compute fp8)"]);
     assert_eq!(report(&bench.path("out"))["compute"], "fp8");
     let page = std::fs::read_to_string(bench.path("out").join("report.html")).unwrap();
-    assert_says(&page, &["frozen weights multiplied in 8 bits (e4m3)", "e4m3 scales"]);
+    assert!(page.contains("frozen weights multiplied in 8 bits (e4m3)</p>"), "the page's second line");
     assert!(!bench.trained("plain", "").contains("fp8"));
 }
 

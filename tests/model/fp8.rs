@@ -50,15 +50,32 @@ fn the_number_of_threads_changes_no_bit_in_8_bit_products() {
     assert!(one == run(1) && one == run(3));
 }
 
-/// e4m3 moves the gradient, by a few percent a product (the golden file of linear_fp8 says 3 to 4 %).
+/// How far e4m3 moves every gradient of this random model, which magnifies a product's 3 % tenfold: as far as in PyTorch (see the
+/// golden's script for why gradients themselves do not compare).
 #[test]
-fn the_gradient_moves_by_about_what_e4m3_rounds() {
-    let bf16 = gradients(Quantise::Nf4Double.into(), Keep::Outputs, None);
-    let eight = gradients(FP8, Keep::Outputs, None);
-    let off: f64 = eight.iter().zip(&bf16).map(|(a, b)| f64::from(a - b).powi(2)).sum();
-    let moved = (off / bf16.iter().map(|b| f64::from(*b).powi(2)).sum::<f64>()).sqrt();
-    println!("the gradient moves by {moved:.2e}");
-    assert!((0.005..0.2).contains(&moved), "{moved:.2e}");
+fn every_gradient_moves_as_far_as_in_torchs_e4m3() {
+    let golden = Golden::load("llama_fp8");
+    let rows = rows(&Golden::load("llama"));
+    let gradients = |frozen: Frozen| -> Vec<(String, Vec<f32>)> {
+        let trainer = trainer(&cpu(), frozen, false);
+        trainer.gradients(&[batch(&rows, &[0, 1, 2, 3])], &RunOptions::default()).unwrap();
+        trainer.params.iter().map(|(p, ..)| (p.name.clone(), p.grad.read_f32().unwrap())).collect()
+    };
+    let (wide, eight) = (gradients(Quantise::Nf4Double.into()), gradients(FP8));
+    let square = |v: f32| f64::from(v).powi(2);
+    let (mut off, mut size) = (0.0, 0.0);
+    for ((name, wide), (_, eight)) in wide.iter().zip(&eight) {
+        let (o, s): (f64, f64) =
+            (wide.iter().zip(eight).map(|(w, e)| square(w - e)).sum(), wide.iter().map(|w| square(*w)).sum());
+        let torch = f64::from(golden.floats("packed", &format!("moved.base_model.model.{name}.weight"))[0]);
+        let ratio = (o / s).sqrt() / torch;
+        println!("{name}: moves by {:.3}, in torch {torch:.3}", (o / s).sqrt());
+        assert!((0.5..2.0).contains(&ratio), "{name}: {ratio:.2} of torch's");
+        (off, size) = (off + o, size + s);
+    }
+    let (moved, torch) = ((off / size).sqrt(), f64::from(golden.floats("packed", "moved")[0]));
+    println!("all: moves by {moved:.3}, in torch {torch:.3}");
+    assert!((moved / torch - 1.0).abs() < 0.25, "{moved:.3}, in torch {torch:.3}");
 }
 
 #[test]
