@@ -14,7 +14,9 @@
 #include "matmul.h"
 #include <algorithm>
 #include "device/async_copy.cuh"
+#include "device/gpu.cuh"
 #include "device/mma.cuh"
+#include "matmul_wgmma.h"
 
 namespace {
 // A block's tile BM x BN, its k step, the grid of warps over it, and the depth of the ring.
@@ -39,7 +41,8 @@ typedef Tile<64, 16, 128, 2, 1, 2> CpuNarrow;
 typedef Tile<16, 64, 128, 1, 2, 2> CpuFlat;
 
 // Their places in the table, as `tile` of the arguments names them.
-enum Nth { kChoose, kHuge, kLarge, kSmall, kNarrow, kFlat, kCpuLarge, kCpuSmall, kCpuNarrow, kCpuFlat };
+// The last three are those of matmul_wgmma.cu, which only Hopper and the CPU device have.
+enum Nth { kChoose, kHuge, kLarge, kSmall, kNarrow, kFlat, kCpuLarge, kCpuSmall, kCpuNarrow, kCpuFlat, kWgmma, kWgmmaEnd = kWgmma + 3 };
 
 constexpr int kPad = 8, kGroup = 8;
 constexpr size_t kSharedBytes = 99 << 10; // of a block on sm_86, sm_89 and sm_120, the least there is
@@ -324,19 +327,23 @@ lc_status run(const lc_matmul_args& a, lc_stream stream) {
     return launch<sum_slices>(dim3(ceil_div(n_all / 4, (size_t)kSumThreads)), dim3(kSumThreads), 0, stream, a);
 }
 
-// Multiprocessors of the device, asked once: a process trains on one. The host's stand for its cores; one number, so that
-// tiles are the same on all of them.
+// The host's stand for its cores; one number, so that tiles are the same on all of them.
 int n_multiprocessors() {
 #if defined(__CUDACC__)
-    static const int n = [] {
-        int device = 0, count = 0;
-        if (cudaGetDevice(&device) != cudaSuccess) return 1;
-        cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
-        return count > 0 ? count : 1;
-    }();
-    return n;
+    return this_gpu().n_sms;
 #else
     return 4;
+#endif
+}
+
+// Large outputs on Hopper. Decided by each output's own shape, and by a number of columns that none of a launch's outputs
+// crosses (src/ops/matmul.rs): what is made again alone must be made the same way.
+bool for_wgmma(const lc_matmul_args& a) {
+#if defined(__CUDACC__)
+    return this_gpu().architecture == 90 && a.layout != LC_TN && a.n_slices == 1 && a.M >= 256 &&
+           a.output[0].N >= LC_MATMUL_WIDE;
+#else
+    return false;
 #endif
 }
 
@@ -401,6 +408,11 @@ LC_API lc_status LC(matmul)(const lc_matmul_args* a, lc_stream stream) {
             LC_REQUIRE(s.ldb % 8 == 0 && s.ldb >= (a->layout == LC_NT ? s.K : out.N), LC_BAD_SHAPE);
             LC_REQUIRE(aligned16(s.a, s.b), LC_MISALIGNED);
         }
+    }
+    if (a->tile == kChoose ? for_wgmma(*a) : a->tile >= kWgmma && a->tile < kWgmmaEnd) {
+        lc_matmul_args hopper = *a;
+        hopper.tile = a->tile == kChoose ? 0 : a->tile - kWgmma + 1;
+        return LC(matmul_wgmma)(&hopper, stream);
     }
     switch (a->layout) {
         case LC_NT: return run_tile<LC_NT>(*a, stream);

@@ -5,10 +5,11 @@
 //
 //   a copy      lands as late as the program allows: when somebody waits in vain. From its issue on its target is in flight,
 //               and a product may read it only if its warp has waited for the mbarrier and the phase in which it landed.
-//   a product   reads and writes only when its own warp waits for it; until then its accumulators are NaN. Every warp has a
-//               tick that moves on when one of its lanes arrives at an mbarrier; what was read is stamped with it. A copy
-//               may overwrite what warp w read at tick t if the issuing warp knows that w has arrived since, that is, has
-//               waited for a phase with an arrival of w (or of somebody who knew) behind t.
+//   a product   is made only when its own warp waits for it; until then its accumulators are NaN, and what it reads is being
+//               read. Every warp has a tick that moves on when one of its lanes arrives at an mbarrier; what was read is
+//               stamped with it at the wait. A copy may overwrite what nobody is reading, and what warp w read at tick t if
+//               the issuing warp knows that w has arrived since, that is, has waited for a phase with an arrival of w (or
+//               of somebody who knew) behind t.
 //
 // __syncthreads and the cluster's barrier make everybody know everything.
 #include "lc.h"
@@ -24,6 +25,7 @@ constexpr uint32_t kGranule = 16, kGranules = (kSmemBytes + (16 << 10)) / kGranu
 enum class State : uint8_t { kOther, kInFlight, kLanded };
 struct Granule {
     uint32_t read_tick[32];  // by warp; 0: not since it was last written
+    uint16_t reading[32];    // products under way, by warp
     uint32_t barrier, phase;
     State state;
 };
@@ -52,9 +54,8 @@ struct LaneProducts {
 };
 struct Copy {
     TensorMap map;
-    uint32_t rank, to, barrier;
+    uint32_t rank, to, barrier, thread;
     int inner, outer;
-    const Fiber* by;
     const void* pc;
 };
 }  // namespace
@@ -157,7 +158,7 @@ void check_copy(void* to, const TensorMap* map, int inner, int outer, void* barr
             }
             Granule& g = watch.granules[offset / kGranule];
             for (uint32_t w = 0; w < 32 && good; w++)
-                if (g.read_tick[w] > mine().tick[agent(b, w)]) {
+                if (g.reading[w] || g.read_tick[w] > mine().tick[agent(b, w)]) {
                     fault(pc, nullptr,
                           "thread %u: a bulk copy overwrites shared memory (offset %u, block %u of the cluster) that warp "
                           "%u may still be multiplying: it has not arrived at an mbarrier that was waited for",
@@ -167,7 +168,7 @@ void check_copy(void* to, const TensorMap* map, int inner, int outer, void* barr
             memset(g.read_tick, 0, sizeof g.read_tick);
             g.state = State::kInFlight;
         });
-        of(block->cluster[0]).copies.push_back({*map, r, at, shared_offset(barrier), inner, outer, current, pc});
+        of(block->cluster[0]).copies.push_back({*map, r, at, shared_offset(barrier), thread, inner, outer, pc});
     }
 }
 
@@ -180,7 +181,7 @@ bool check_one_copy() {
     HopperWatch& watch = of(b);
     const uint32_t phase = watch.barriers[c.barrier].phases_over;
     each_granule(c.map, c.to, [&](uint32_t offset) {
-        shared_copy_access(b, 0, offset, kGranule, true, c.pc);
+        shared_copy_access(b, c.thread, offset, kGranule, true, c.pc);
         Granule& g = watch.granules[offset / kGranule];
         g.barrier = c.barrier;
         g.phase = phase;
@@ -190,12 +191,22 @@ bool check_one_copy() {
     return true;
 }
 
-void check_read_granule(uint32_t at, const void* pc) {
+static __thread const void* counted[32];
+static __thread uint32_t n_counted;
+
+// Products of the running warp begin and end to read 16 bytes.
+static void begin_reading(uint32_t at, const void* pc) {
     HopperWatch& watch = of(block);
     const uint32_t w = warp_of(current);
     if (at / kGranule >= kGranules) die("a product reads outside shared memory");
+    // Four core matrices of eight rows are an ldmatrix.x4 to the counters: eight rows in different banks cost one wavefront.
+    counted[n_counted++] = block->smem + at;
+    if (n_counted == 32) {
+        check_matrices(counted, pc);
+        n_counted = 0;
+    }
     Granule& g = watch.granules[at / kGranule];
-    g.read_tick[w] = watch.tick[w];
+    g.reading[w]++;
     if (g.state == State::kOther) {
         for (uint32_t i = 0; i < kGranule; i += 4) check_read(current->lane, block->smem + at + i, 4, pc);
         return;
@@ -207,14 +218,30 @@ void check_read_granule(uint32_t at, const void* pc) {
           "waited for",
           w, at);
 }
+static void end_reading(uint32_t at, const void*) {
+    HopperWatch& watch = of(block);
+    const uint32_t w = warp_of(current);
+    Granule& g = watch.granules[at / kGranule];
+    g.reading[w]--;
+    g.read_tick[w] = watch.tick[w];
+}
 
 void check_product(const WarpgroupCall& call, float* acc, const void* a_regs) {
     LaneProducts& lane = of(block).lane[current - block->fiber];
     lane.products.push_back({call, acc, a_regs, lane.group});
+    lane.products.back().call.pc = __builtin_return_address(0);
+    const Product& p = lane.products.back();
     std::vector<float>& hidden = lane.hidden[acc];
-    if (!hidden.empty()) return;
-    hidden.assign(acc, acc + call.nt * 4);
-    std::fill(acc, acc + call.nt * 4, NAN);
+    if (hidden.empty()) {
+        hidden.assign(acc, acc + call.nt * 4);
+        std::fill(acc, acc + call.nt * 4, NAN);
+    }
+    Fiber* f = current;
+    Warp* w = enter_warp(f);
+    rendezvous(f, w, w->generation, [&] {
+        n_counted = 0;
+        each_read(p.call, a_regs, begin_reading);
+    });
 }
 
 void check_products_commit() { of(block).lane[current - block->fiber].group++; }
@@ -237,6 +264,7 @@ void check_products_wait(uint32_t n_groups_left) {
             const void* a_regs[32];
             for (int l = 0; l < 32; l++) acc[l] = lanes[l].products[done].acc, a_regs[l] = lanes[l].products[done].a_regs;
             warpgroup_product(p.call, acc, p.a_regs ? a_regs : nullptr);
+            each_read(p.call, p.a_regs, end_reading);
         }
         for (int l = 0; l < 32; l++) {
             std::vector<Product>& left = lanes[l].products;

@@ -105,7 +105,7 @@ void cluster_barrier() {
 #endif
 }
 
-// The 16 bytes of row `row`, eight elements from `k8 * 8` on (K-major); or of k row `row`, eight columns from `k8 * 8` on.
+// The 16 bytes of row `row`, eight elements from `unit * 8` on (K-major); or of k row `row`, eight columns from there.
 static uint32_t unit_at(uint64_t descriptor, uint32_t row, uint32_t unit, bool cols) {
     const uint32_t start = (uint32_t)(descriptor & 0x3fff) << 4, leading = (uint32_t)(descriptor >> 16 & 0x3fff) << 4,
                    stride = (uint32_t)(descriptor >> 32 & 0x3fff) << 4;
@@ -114,37 +114,43 @@ static uint32_t unit_at(uint64_t descriptor, uint32_t row, uint32_t unit, bool c
     return swizzle(at);
 }
 
-void warpgroup_product(const WarpgroupCall& call, float* const* acc, const void* const* a_regs) {
-    constexpr int kMaxColumns = 256, kMaxSteps = 8;
-    static __thread uint16_t a[16][kMaxSteps * 16], b[kMaxColumns * (kMaxSteps * 16 + 8)];
+namespace {
+constexpr int kMaxColumns = 256, kMaxSteps = 8, kLdA = kMaxSteps * 16;
+int ldb(const WarpgroupCall& call) { return call.b_cols ? call.nt * 8 : call.ks * 16 + 8; }
+// What the running warp reads: each(16 bytes of shared memory, of A?, where among its elements), eight rows of a core matrix
+// after one another.
+template <class Each>
+void each_unit(const WarpgroupCall& call, bool a_in_registers, Each each) {
     if (call.ks > kMaxSteps || call.nt * 8 > kMaxColumns) die("hopper.cpp: larger products of a warpgroup");
-    if (call.b >> 62 != 1 || (!a_regs && call.a >> 62 != 1)) die("a descriptor without the swizzle of 128 bytes");
-    const char* smem = block->smem;
-    auto read = [&](uint32_t at, void* to) {
-#if LC_CHECKED
-        check_read_granule(at, call.pc);
-#endif
-        memcpy(to, smem + at, 16);
-    };
-    const uint32_t first_row = (uint32_t)(current - block->fiber) / 32 % 4 * 16;
-    const int n = call.nt * 8, ldb = call.b_cols ? n : call.ks * 16 + 8;
-    for (int s = 0; s < call.ks; s++) {
-        const uint64_t da = call.a + (uint64_t)s * call.a_step, db = call.b + (uint64_t)s * call.b_step;
-        for (uint32_t r = 0; r < 16 && !a_regs; r++)
-            for (uint32_t u = 0; u < 2; u++) read(unit_at(da, first_row + r, u, false), &a[r][s * 16 + u * 8]);
-        if (call.b_cols)
-            for (int r = 0; r < 16; r++)
-                for (int u = 0; u < n / 8; u++) read(unit_at(db, r, u, true), &b[(s * 16 + r) * ldb + u * 8]);
-        else
-            for (int r = 0; r < n; r++)
-                for (int u = 0; u < 2; u++) read(unit_at(db, r, u, false), &b[r * ldb + s * 16 + u * 8]);
+    if (call.b >> 62 != 1 || (!a_in_registers && call.a >> 62 != 1)) die("a descriptor without the swizzle of 128 bytes");
+    const uint32_t first_row = (uint32_t)(current - block->fiber) / 32 % 4 * 16, n = (uint32_t)call.nt * 8;
+    for (uint32_t s = 0; s < (uint32_t)call.ks; s++) {
+        const uint64_t a = call.a + (uint64_t)s * call.a_step, b = call.b + (uint64_t)s * call.b_step;
+        for (uint32_t u = 0; u < 2 && !a_in_registers; u++)
+            for (uint32_t r = 0; r < 16; r++) each(unit_at(a, first_row + r, u, false), true, r * kLdA + s * 16 + u * 8);
+        const uint32_t rows = call.b_cols ? 16 : n, units = call.b_cols ? n / 8 : 2;
+        for (uint32_t u = 0; u < units; u++)
+            for (uint32_t r = 0; r < rows; r++)
+                each(unit_at(b, r, u, call.b_cols), false,
+                     call.b_cols ? (s * 16 + r) * ldb(call) + u * 8 : r * ldb(call) + s * 16 + u * 8);
     }
+}
+}  // namespace
+
+void each_read(const WarpgroupCall& call, bool a_in_registers, void (*each)(uint32_t at, const void* pc)) {
+    each_unit(call, a_in_registers, [&](uint32_t at, bool, uint32_t) { each(at, call.pc); });
+}
+
+void warpgroup_product(const WarpgroupCall& call, float* const* acc, const void* const* a_regs) {
+    static __thread uint16_t a[16 * kLdA], b[kMaxColumns * (kMaxSteps * 16 + 8)];
+    const char* smem = block->smem;
+    each_unit(call, a_regs, [&](uint32_t at, bool of_a, uint32_t to) { memcpy((of_a ? a : b) + to, smem + at, 16); });
     for (int j = 0; j < call.nt; j += kMaxN / 8) {
         const int nt = call.nt - j < kMaxN / 8 ? call.nt - j : kMaxN / 8;
         float* part[32];
         for (int l = 0; l < 32; l++) part[l] = acc[l] + j * 4;
-        const uint16_t* from = b + (call.b_cols ? j * 8 : j * 8 * ldb);
-        const MmaCall tile{1, nt, call.ks, false, call.b_cols, a_regs ? nullptr : &a[0][0], kMaxSteps * 16, from, ldb, 2};
+        const uint16_t* from = b + (call.b_cols ? j * 8 : j * 8 * ldb(call));
+        const MmaCall tile{1, nt, call.ks, false, call.b_cols, a_regs ? nullptr : a, kLdA, from, ldb(call), 2};
         leaf_tile(tile, part, a_regs);
     }
 }

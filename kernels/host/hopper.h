@@ -42,6 +42,8 @@ struct WarpgroupCall {
     const void* pc;
 };
 void warpgroup_product(const WarpgroupCall& call, float* const* acc, const void* const* a_regs);
+// The places, 16 bytes each, that the running warp's part of it reads.
+void each_read(const WarpgroupCall& call, bool a_in_registers, void (*each)(uint32_t at, const void* pc));
 
 LC_INLINE uint32_t shared_offset(const void* p) { return (uint32_t)((const char*)p - block->smem); }
 
@@ -56,7 +58,6 @@ void check_copy(void* to, const TensorMap* map, int inner, int outer, void* barr
 void check_product(const WarpgroupCall& call, float* acc, const void* a_regs);  // of the running lane, kept until its wait
 void check_products_commit();
 void check_products_wait(uint32_t n_groups_left);
-void check_read_granule(uint32_t at, const void* pc);  // 16 bytes that a product of the running warp reads
 #endif
 void copy_box(Block* to_block, uint32_t to, const TensorMap& map, int inner, int outer, uint32_t barrier);
 
@@ -70,7 +71,7 @@ LC_INLINE void warpgroup_mma_fused(const WarpgroupCall& call, float* acc, const 
     Slot& s = w->slot[g & 1];
     s.pointer[0][f->lane] = acc;
     s.pointer[1][f->lane] = a_regs;
-    rendezvous(f, w, g, [&] { warpgroup_product(call, (float* const*)s.pointer[0], s.pointer[1]); });
+    rendezvous(f, w, g, [&] { warpgroup_product(call, (float* const*)s.pointer[0], a_regs ? s.pointer[1] : nullptr); });
 #endif
 }
 }  // namespace lc_host

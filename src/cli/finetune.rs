@@ -105,7 +105,10 @@ impl Finetune {
         options.output.dir = Some(dir.to_path_buf());
         let config = RunConfig::resolve(&self.options, &options, &name)?;
         if options.machine.compute.is_some_and(|compute| compute != config.machine.compute) {
-            bail_input!("--compute cannot be changed with --resume: the run in {} keeps what it computes in", dir.display());
+            bail_input!(
+                "--compute cannot be changed with --resume: the run in {} keeps what it computes in",
+                dir.display()
+            );
         }
         Ok((config, name))
     }

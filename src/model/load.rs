@@ -145,7 +145,9 @@ pub fn load<T>(
 fn expect_fp8(device: &Device, config: &LlamaConfig, quantise: Quantise) -> Result<()> {
     device.expect_fp8()?;
     if quantise == Quantise::None && config.nf4.is_none() {
-        bail_input!("--compute fp8 multiplies weights stored in NF4, and with --quant none there are none; leave one of them out");
+        bail_input!(
+            "--compute fp8 multiplies weights stored in NF4, and with --quant none there are none; leave one of them out"
+        );
     }
     match config.linears().into_iter().find(|(_, shape)| shape.iter().any(|n| n % WIDTH_STEP != 0)) {
         Some((name, [n, k])) => bail_input!(

@@ -118,11 +118,13 @@ impl Decoder {
 
     /// The same in e4m3, with its scales.
     pub fn decode_fp8(&mut self, weights: &[(&Nf4Weight, &Fp8Scales)], orientation: Orientation) -> Result<Vec<Fp8>> {
-        let one = |&(w, scales): &(&Nf4Weight, &Fp8Scales)| {
-            Wanted { weight: w.clone(), form: Form::Fp8(scales.clone(), orientation) }
+        let one = |&(w, scales): &(&Nf4Weight, &Fp8Scales)| Wanted {
+            weight: w.clone(),
+            form: Form::Fp8(scales.clone(), orientation),
         };
         let codes = self.fetch(weights.iter().map(one).collect())?.into_iter();
-        let with_scales = |(codes, (_, of)): (Tensor, &(_, &Fp8Scales))| Fp8 { codes, scales: of.along(orientation).clone() };
+        let with_scales =
+            |(codes, (_, of)): (Tensor, &(_, &Fp8Scales))| Fp8 { codes, scales: of.along(orientation).clone() };
         Ok(codes.zip(weights).map(with_scales).collect())
     }
 

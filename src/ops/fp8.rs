@@ -33,8 +33,7 @@ impl Fp8 {
         let [t, k] = x.dims("fp8_rows x")?;
         x.expect("fp8_rows x", device.act(), &[t, k])?;
         let (codes, scales) = (device.empty(name, DType::U8, &[t, k])?, device.empty(name, DType::F32, &[t])?);
-        let args =
-            lc_fp8_rows_args { x: x.ptr(), codes: codes.ptr(), scales: scales.ptr(), T: t as i32, K: k as i32 };
+        let args = lc_fp8_rows_args { x: x.ptr(), codes: codes.ptr(), scales: scales.ptr(), T: t as i32, K: k as i32 };
         ffi::launch(device, &ffi::FP8_ROWS, &args, &[x, &codes])?;
         Ok(Fp8 { codes, scales })
     }
@@ -117,7 +116,10 @@ pub fn matmul_fp8(layout: Layout, products: &[Fp8Product], write: Write) -> Resu
     let n_all: usize = products.iter().map(|p| p.eight.len() + p.wide.len()).sum();
     if products.len() > output.len() || n_all > segment.len() {
         let (most, outputs) = (segment.len(), output.len());
-        return Err(Error::Shape(format!("matmul_fp8: {n_all} segments for {} outputs; it takes {most} for {outputs}", products.len())));
+        return Err(Error::Shape(format!(
+            "matmul_fp8: {n_all} segments for {} outputs; it takes {most} for {outputs}",
+            products.len()
+        )));
     }
     let (mut free, mut tensors) = (0, Vec::new());
     for (product, slot) in products.iter().zip(&mut output) {
@@ -149,9 +151,12 @@ pub fn matmul_fp8(layout: Layout, products: &[Fp8Product], write: Write) -> Resu
     let layout = match layout {
         Layout::NT => LC_NT,
         Layout::NN => LC_NN,
-        Layout::TN => return Err(Error::Shape("matmul_fp8: there is no layout TN; gradients of LoRA stay in bf16".into())),
+        Layout::TN => {
+            return Err(Error::Shape("matmul_fp8: there is no layout TN; gradients of LoRA stay in bf16".into()));
+        }
     };
     let n_outputs = products.len() as i32;
-    let args = lc_matmul_fp8_args { segment, output, n_outputs, M: m as i32, layout: layout as i32, write: write.code() };
+    let args =
+        lc_matmul_fp8_args { segment, output, n_outputs, M: m as i32, layout: layout as i32, write: write.code() };
     ffi::launch(device, &ffi::MATMUL_FP8, &args, &tensors)
 }

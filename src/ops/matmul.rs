@@ -1,7 +1,7 @@
 //! Matrix products on tensor cores, K laid together from segments (kernels/matmul.h). A building block: no tape node.
 
 use crate::device::{DType, Tensor};
-use crate::ffi::{self, LC_MAX_OUTPUTS, LC_MAX_SEGMENTS, LC_MAX_SLICES, LC_NN, LC_NT, LC_TN};
+use crate::ffi::{self, LC_MATMUL_WIDE, LC_MAX_OUTPUTS, LC_MAX_SEGMENTS, LC_MAX_SLICES, LC_NN, LC_NT, LC_TN};
 use crate::ffi::{lc_matmul_args, lc_matmul_output, lc_matmul_segment};
 use crate::tape::Write;
 use crate::{Error, Result};
@@ -55,6 +55,8 @@ pub fn matmul_each(layout: Layout, products: &[Product]) -> Result<()> {
 pub fn matmul_cut(layout: Layout, products: &[Product], cut: Cut) -> Result<()> {
     let slices: Vec<usize> =
         products.iter().map(|p| Ok(cut.slices.unwrap_or(slices(layout, p)?))).collect::<Result<_>>()?;
+    // On a Hopper GPU wide outputs go another way, alone or in company.
+    let wide = |p: &Product| p.y.shape().last().is_some_and(|&n| n >= LC_MATMUL_WIDE as usize);
     let mut begin = 0;
     while begin < products.len() {
         let (first, mut n_segments) = (&products[begin], 0);
@@ -65,6 +67,7 @@ pub fn matmul_cut(layout: Layout, products: &[Product], cut: Cut) -> Result<()> 
                 && (p.alpha, p.write) == (first.alpha, first.write)
                 && p.y.shape()[0] == first.y.shape()[0]
                 && slices[i] == slices[begin]
+                && wide(p) == wide(first)
         };
         let most = products.len().min(begin + LC_MAX_OUTPUTS as usize);
         let end = begin + (begin..most).take_while(together).count().max(1);

@@ -40,7 +40,11 @@ fn the_loss_in_8_bits_lies_within_the_spread_of_bf16_over_seeds() {
         let spread = most - bf16.iter().copied().fold(f64::MAX, f64::min);
         println!("{what}: bf16 {bf16:.4?}, spread {spread:.4}; fp8 {fp8:.4?}");
         for (seed, (eight, wide)) in fp8.iter().zip(&bf16).enumerate() {
-            assert!((eight - wide).abs() <= spread, "{what}, seed {}: {eight:.4}, bf16 {wide:.4} ± {spread:.4}", seed + 1);
+            assert!(
+                (eight - wide).abs() <= spread,
+                "{what}, seed {}: {eight:.4}, bf16 {wide:.4} ± {spread:.4}",
+                seed + 1
+            );
             assert!(eight != wide, "8 bits were not used");
         }
     }
@@ -52,7 +56,10 @@ fn a_run_in_8_bits_says_so_everywhere() {
     let output = finetune(bench.arguments("out", "--compute fp8").into_iter().filter(|a| a != "--quiet"));
     assert!(output.status.success(), "{}", text(&output.stderr));
     let said = text(&output.stdout);
-    assert_says(&said, &["--compute fp8: frozen weights are multiplied in 8 bits (e4m3)", "e4m3 scales", "(--compute fp8)"]);
+    assert_says(
+        &said,
+        &["--compute fp8: frozen weights are multiplied in 8 bits (e4m3)", "e4m3 scales", "(--compute fp8)"],
+    );
     assert_eq!(report(&bench.path("out"))["compute"], "fp8");
     let page = std::fs::read_to_string(bench.path("out").join("report.html")).unwrap();
     assert!(page.contains("frozen weights multiplied in 8 bits (e4m3)</p>"), "the page's second line");
@@ -62,7 +69,10 @@ fn a_run_in_8_bits_says_so_everywhere() {
 #[test]
 fn a_run_that_cannot_be_in_8_bits_is_refused() {
     let bench = Bench::new();
-    assert_says(&bench.refused("--compute fp8 --quant none"), &["--compute fp8", "stored in NF4", "leave one of them out"]);
+    assert_says(
+        &bench.refused("--compute fp8 --quant none"),
+        &["--compute fp8", "stored in NF4", "leave one of them out"],
+    );
 }
 
 #[test]
@@ -74,7 +84,8 @@ fn the_plan_counts_what_8_bits_take_and_save() {
         text(&output.stdout)
     };
     let (bf16, fp8) = (plan(""), plan("--compute fp8"));
-    let row = |plan: &str, name: &str| plan.lines().find(|l| l.starts_with(name)).map(|l| l[name.len()..].trim().to_string());
+    let row =
+        |plan: &str, name: &str| plan.lines().find(|l| l.starts_with(name)).map(|l| l[name.len()..].trim().to_string());
     // Two slots for the largest request: 3 x 64 x 64 weights of the tiny model, 2 bytes each and 1.
     println!("{:?} {:?}", row(&bf16, "decoded weights"), row(&fp8, "decoded weights"));
     assert_ne!(row(&bf16, "decoded weights"), row(&fp8, "decoded weights"));

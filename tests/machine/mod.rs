@@ -7,6 +7,8 @@ mod access_counts;
 #[cfg(feature = "checked")]
 mod checked;
 #[cfg(feature = "checked")]
+mod checked_hopper;
+#[cfg(feature = "checked")]
 mod counters;
 mod fp8;
 mod lanes;
@@ -21,6 +23,7 @@ type Promise = unsafe extern "C" fn(i32, *mut *const c_char) -> i32;
 unsafe extern "C" {
     fn lc_machine_promise_cpu_bf16(i: i32, text: *mut *const c_char) -> i32;
     fn lc_machine_promise_cpu_fp32(i: i32, text: *mut *const c_char) -> i32;
+    fn lc_hopper_promise_cpu_bf16(i: i32, text: *mut *const c_char) -> i32;
 }
 
 fn every_promise_holds(promise: Promise, at_least: i32) {
@@ -46,6 +49,11 @@ fn every_promise_holds(promise: Promise, at_least: i32) {
 #[test]
 fn the_machine_keeps_its_promises_with_bf16_storage() {
     every_promise_holds(lc_machine_promise_cpu_bf16, 10);
+}
+
+#[test]
+fn the_machine_keeps_its_promises_of_hopper() {
+    every_promise_holds(lc_hopper_promise_cpu_bf16, 4);
 }
 
 #[test]

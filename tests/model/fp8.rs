@@ -80,7 +80,9 @@ fn every_gradient_moves_as_far_as_in_torchs_e4m3() {
 
 #[test]
 fn what_cannot_be_multiplied_in_8_bits_is_refused_before_it_is_read() {
-    let folder = llamacare::checkpoint::ModelFolder::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/llama")).unwrap();
+    let folder =
+        llamacare::checkpoint::ModelFolder::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/llama"))
+            .unwrap();
     let lora = LoraSpec { rank: 4, scale: 1.0, targets: vec!["q_proj".into()] };
     let refused = |device: &Device, config: &llamacare::checkpoint::LlamaConfig, frozen: Frozen| {
         load(device, Source::Sizes(config), frozen, Some(&lora), 1, |_| Ok(())).map(drop).unwrap_err().to_string()

@@ -26,7 +26,11 @@ fn same_codes(found: &Tensor, want: &[i32], what: &str) {
 }
 
 fn same_scales(found: &Tensor, want: &[f32], what: &str) {
-    assert_eq!(bytemuck::cast_slice::<f32, u8>(&found.read_f32().unwrap()), bytemuck::cast_slice::<f32, u8>(want), "{what}");
+    assert_eq!(
+        bytemuck::cast_slice::<f32, u8>(&found.read_f32().unwrap()),
+        bytemuck::cast_slice::<f32, u8>(want),
+        "{what}"
+    );
 }
 
 fn cases(golden: &Golden, kind: &str) -> Vec<String> {
@@ -71,7 +75,10 @@ fn nf4_becomes_torchs_codes_in_both_orientations() {
             let w = Nf4Weight::quantize(&w, case.contains("double").then_some(&map)).unwrap();
             let scales = Fp8Scales::of(&w).unwrap();
             let [n, k] = w.shape();
-            let ways = [("row_scales", "rows", [n, k], Orientation::Rows), ("column_scales", "columns", [k, n], Orientation::Transposed)];
+            let ways = [
+                ("row_scales", "rows", [n, k], Orientation::Rows),
+                ("column_scales", "columns", [k, n], Orientation::Transposed),
+            ];
             for (of, codes, shape, orientation) in ways {
                 let what = format!("{case} {codes} on {}", device.name());
                 same_scales(scales.along(orientation), &golden.floats(&case, of), &what);
@@ -149,7 +156,8 @@ fn every_tile_and_every_output_of_a_launch_sums_exactly_the_right_products() {
                     let (k, wide) = (144 - 48 * at, 24);
                     let (a, b) = (exact(device, m, k, seed + at as u32), exact(device, n, k, seed + 10 + at as u32));
                     let narrow = |rows: usize, columns: usize, seed: u32| {
-                        let values: Vec<f32> = (0..rows * columns).map(|e| ((e as u32 * 7 + seed) % 5) as f32 - 2.0).collect();
+                        let values: Vec<f32> =
+                            (0..rows * columns).map(|e| ((e as u32 * 7 + seed) % 5) as f32 - 2.0).collect();
                         (device.upload("bf16", device.act(), &[rows, columns], &values).unwrap(), values)
                     };
                     let (ta, va) = narrow(m, wide, seed);
@@ -168,13 +176,23 @@ fn every_tile_and_every_output_of_a_launch_sums_exactly_the_right_products() {
                 }
                 let products: Vec<Fp8Product> = outputs
                     .iter()
-                    .map(|(eight, wide, y, _)| Fp8Product { eight: vec![(&eight.0, &eight.1)], wide: vec![(&wide.0, &wide.1)], y })
+                    .map(|(eight, wide, y, _)| Fp8Product {
+                        eight: vec![(&eight.0, &eight.1)],
+                        wide: vec![(&wide.0, &wide.1)],
+                        y,
+                    })
                     .collect();
                 matmul_fp8(layout, &products, Write::Set).unwrap();
                 for (_, _, y, want) in &outputs {
                     // Sums are exact; only storing rounds.
                     let stored = device.upload("want", device.act(), y.shape(), want).unwrap();
-                    assert_eq!(y.read_f32().unwrap(), stored.read_f32().unwrap(), "{layout:?} {m}x{:?} on {}", y.shape(), device.name());
+                    assert_eq!(
+                        y.read_f32().unwrap(),
+                        stored.read_f32().unwrap(),
+                        "{layout:?} {m}x{:?} on {}",
+                        y.shape(),
+                        device.name()
+                    );
                 }
             }
         }

@@ -66,7 +66,13 @@ pub(super) fn unpadded(device: &Device, grad: &Tensor, rows: usize, columns: usi
     device.upload(grad.name(), DType::F32, &[rows, columns], &inside).unwrap()
 }
 
-pub(super) fn run(device: &Device, layers: &[Linear], x: &Tensor, dys: &[Tensor], dropout: Option<Dropout>) -> (Vec<Var>, Tensor) {
+pub(super) fn run(
+    device: &Device,
+    layers: &[Linear],
+    x: &Tensor,
+    dys: &[Tensor],
+    dropout: Option<Dropout>,
+) -> (Vec<Var>, Tensor) {
     let mut tape = Tape::new(device);
     let x = tape.var(x.clone(), true);
     let ys =
@@ -147,7 +153,7 @@ fn layers_that_share_an_input_share_launches_and_a_decoding_and_not_a_bit_change
                 assert_eq!(decoder.borrow().late().0, if few { 1 } else { 2 }, "{case}");
                 for (i, layer) in alone.into_iter().enumerate() {
                     let mask = dropout.map(|d| d.nth(i));
-                    let (y, _) = run(device, &[layer.clone()], &x, &dys[i..=i], mask);
+                    let (y, _) = run(device, std::slice::from_ref(&layer), &x, &dys[i..=i], mask);
                     let what = format!("{case} layer {i} on {}", device.name());
                     assert_eq!(y[0].value().read_bytes().unwrap(), ys[i].value().read_bytes().unwrap(), "{what}");
                     assert_eq!(gradients(&layer), gradients(&together[i]), "{what}");

@@ -111,10 +111,15 @@ fn together_or_alone_kept_or_made_again_not_a_bit_changes() {
                     assert_eq!(y[0].value().read_bytes().unwrap(), ys[i].value().read_bytes().unwrap(), "{case} {i}");
                     let mut tape = Tape::new(device);
                     let x = tape.var(x.clone(), true);
-                    let through = Through { dropout: dropout.map(|d| d.nth(i)), outputs: Outputs::MadeAgain, name: "y" };
+                    let through =
+                        Through { dropout: dropout.map(|d| d.nth(i)), outputs: Outputs::MadeAgain, name: "y" };
                     let y = linear(&mut tape, &x, &[layer], through).unwrap();
                     let made = y[0].save().value().unwrap();
-                    assert_eq!(made.read_bytes().unwrap(), ys[i].value().read_bytes().unwrap(), "{case} {i}, made again");
+                    assert_eq!(
+                        made.read_bytes().unwrap(),
+                        ys[i].value().read_bytes().unwrap(),
+                        "{case} {i}, made again"
+                    );
                 }
             }
         }

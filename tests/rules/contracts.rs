@@ -3,13 +3,14 @@
 use super::{none, root, texts};
 
 /// Operations whose tests stand in a file of another stem: one family, one story.
-const TESTED_IN: [(&str, &str); 6] = [
+const TESTED_IN: [(&str, &str); 7] = [
+    ("fp8_rows", "fp8"),
+    ("matmul_fp8", "fp8"),
+    ("matmul_wgmma", "matmul"),
     ("nf4_dequantize", "nf4"),
+    ("nf4_fp8", "fp8"),
     ("nf4_matmul", "nf4"),
     ("nf4_quantize", "nf4"),
-    ("fp8_rows", "fp8"),
-    ("nf4_fp8", "fp8"),
-    ("matmul_fp8", "fp8"),
 ];
 
 fn kernels(extension: &str) -> Vec<(String, String)> {

@@ -7,7 +7,7 @@
 // 4-6 of the address are xored with bits 7-9, so that the eight rows of 16 bytes that a product reads at once lie in eight
 // different groups of banks. What lies outside the matrix arrives as zeros, and counts as bytes. With `ranks` the same box goes
 // to the same place of several blocks of the cluster, each of which is told at its own mbarrier.
-// Only for code that sm_90a runs: everything here is under LC_SM90.
+// A kernel that uses any of this has its body under LC_SM90: elsewhere it is empty, and its launcher refuses.
 #pragma once
 #include "device/kernel.cuh"
 
@@ -62,7 +62,6 @@ inline lc_status launch_clusters(dim3 grid, dim3 block, uint32_t cluster, size_t
     return e == cudaSuccess ? lc_status{LC_OK, 0, nullptr} : lc_status{LC_CUDA, (int32_t)e, "launch"};
 }
 
-#if LC_SM90
 LC_INLINE uint32_t shared_address(const void* p) { return (uint32_t)__cvta_generic_to_shared(p); }
 // By one thread, before a cluster_barrier that shows it to all, copies included.
 LC_INLINE void mbarrier_init(Mbarrier* b, uint32_t arrivals) {
@@ -124,7 +123,6 @@ template <int N>
 LC_INLINE void take_registers() {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
 }
-#endif
 #else
 #include "host/hopper.h"
 #define LC_GRID_CONSTANT const
@@ -158,3 +156,14 @@ LC_INLINE void give_registers() {}
 template <int N>
 LC_INLINE void take_registers() {}
 #endif
+
+// n elements on a multiple of 1024 bytes, where swizzled boxes begin: the first thing taken. Costs up to 1024 bytes.
+LC_INLINE act* take_swizzled(Arena& arena, size_t n) {
+    unsigned char* p = arena.take<unsigned char>(n * sizeof(act) + kSwizzleAlign);
+#ifdef __CUDACC__
+    const uint32_t at = shared_address(p);
+#else
+    const uint32_t at = lc_host::shared_offset(p);
+#endif
+    return reinterpret_cast<act*>(p + (kSwizzleAlign - at % kSwizzleAlign) % kSwizzleAlign);
+}

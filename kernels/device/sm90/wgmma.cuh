@@ -17,7 +17,7 @@
 #include "device/mma.cuh"
 #include "device/sm90/bulk.cuh"
 
-#if LC_SM90 && !defined(LC_FP32)
+#ifndef LC_FP32
 #ifdef __CUDACC__
 LC_INLINE uint64_t wgmma_address(const act* tile) { return (uint64_t)(shared_address(tile) >> 4 & 0x3fff); }
 #else
@@ -32,9 +32,7 @@ LC_INLINE uint64_t wgmma_descriptor(const act* tile, int box_rows = 64) {
 }
 // What is added to a descriptor for the next 16 of k.
 template <Major M>
-constexpr uint32_t wgmma_step() {
-    return (M == Major::kCols ? 16 * kSwizzleBytes : 32) >> 4;
-}
+constexpr uint32_t kWgmmaStep = (M == Major::kCols ? 16 * kSwizzleBytes : 32) >> 4;
 
 #ifdef __CUDACC__
 #define LC_D4(j) "+f"(d[j][0]), "+f"(d[j][1]), "+f"(d[j][2]), "+f"(d[j][3])
@@ -104,9 +102,9 @@ LC_INLINE void warpgroup_mma(float (&acc)[NT][4], const act* a, const act* b, in
 #ifdef __CUDACC__
     UNROLL
     for (int s = 0; s < KS; s++)
-        wgmma_k16<B == Major::kCols>(acc, da + s * wgmma_step<Major::kRows>(), db + s * wgmma_step<B>());
+        wgmma_k16<B == Major::kCols>(acc, da + s * kWgmmaStep<Major::kRows>, db + s * kWgmmaStep<B>);
 #else
-    lc_host::WarpgroupCall call{da, db, wgmma_step<Major::kRows>(), wgmma_step<B>(), NT, KS, B == Major::kCols, nullptr};
+    lc_host::WarpgroupCall call{da, db, kWgmmaStep<Major::kRows>, kWgmmaStep<B>, NT, KS, B == Major::kCols, nullptr};
     LC_ESCAPE(&acc[0][0]);
     lc_host::warpgroup_mma_fused(call, &acc[0][0], nullptr);
 #endif
@@ -116,9 +114,9 @@ LC_INLINE void warpgroup_mma_ra(float (&acc)[NT][4], const act2 (&a)[KS][1][4], 
     const uint64_t db = wgmma_descriptor<B>(b, b_box_rows);
 #ifdef __CUDACC__
     UNROLL
-    for (int s = 0; s < KS; s++) wgmma_ra_k16<B == Major::kCols>(acc, a[s][0], db + s * wgmma_step<B>());
+    for (int s = 0; s < KS; s++) wgmma_ra_k16<B == Major::kCols>(acc, a[s][0], db + s * kWgmmaStep<B>);
 #else
-    lc_host::WarpgroupCall call{0, db, 0, wgmma_step<B>(), NT, KS, B == Major::kCols, nullptr};
+    lc_host::WarpgroupCall call{0, db, 0, kWgmmaStep<B>, NT, KS, B == Major::kCols, nullptr};
     LC_ESCAPE(&acc[0][0]);
     LC_ESCAPE(&a[0][0][0]);
     lc_host::warpgroup_mma_fused(call, &acc[0][0], &a[0][0][0]);
