@@ -12,6 +12,7 @@ use std::sync::Arc;
 pub struct Gpu {
     context: Arc<CudaContext>,
     name: String,
+    capability: (i32, i32),
     /// Streams of the side and the copy lane, as addresses: the driver's pointers may be used from any thread.
     streams: [usize; 2],
 }
@@ -66,11 +67,23 @@ impl Gpu {
         let stream = || result::stream::create(StreamKind::NonBlocking).map(|s| s as usize);
         let streams = [stream(), stream()].map(|s| s.map_err(|e| device_error("a second stream", e)));
         let [side, copy] = streams;
-        Ok(Gpu { context, name, streams: [side?, copy?] })
+        Ok(Gpu { context, name, capability, streams: [side?, copy?] })
     }
 
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// That kernels for 8-bit tensor cores were compiled for this GPU.
+    pub(super) fn expect_fp8(&self) -> Result<()> {
+        match self.capability {
+            (8, 9) | (9, 0) | (12, _) => Ok(()),
+            (major, minor) => bail_input!(
+                "{} has compute capability {major}.{minor}; --compute fp8 needs 8.9 (RTX 40, L4), 9.0 (H100, H200) or 12.x (RTX \
+                 50): leave it out, which computes in bf16",
+                self.name
+            ),
+        }
     }
 
     pub(super) fn synchronize(&self) -> Result<()> {

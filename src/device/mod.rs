@@ -149,6 +149,15 @@ impl Device {
         matches!(self.kind(), Kind::Cuda(_) | Kind::Paper(Paper { cuda: true, .. }))
     }
 
+    /// That products of 8-bit operands run here (kernels/matmul_fp8.h); if not, the sentence that says why.
+    pub fn expect_fp8(&self) -> Result<()> {
+        match self.kind() {
+            Kind::Cuda(gpu) => gpu.expect_fp8(),
+            _ if self.act() == DType::F32 => bail_input!("8-bit products go with bf16 storage, not with fp32"),
+            Kind::Cpu(_) | Kind::Paper(_) => Ok(()),
+        }
+    }
+
     /// Whether this is a device without memory.
     pub fn is_paper(&self) -> bool {
         matches!(self.kind(), Kind::Paper(_))

@@ -5,6 +5,7 @@ mod bad_model;
 mod bad_settings;
 mod convert;
 mod fine_tune;
+mod fp8;
 mod gpu_scripts;
 mod plan;
 mod resume;
