@@ -140,24 +140,21 @@ LC_INLINE void store(const RingArgs& a, const lc_matmul_output& out, int m, int 
     }
 }
 
-template <int KS, Major B, bool kEight, int NT>
+template <int KS, Major B, int NT>
 LC_INLINE void multiply(float (&acc)[NT][4], const act* tile_a, const act* tile_b) {
-    if constexpr (kEight)
-        warpgroup_mma_fp8<KS>(acc, tile_a, tile_b);
-    else
-        warpgroup_mma<KS, B>(acc, tile_a, tile_b);
+    warpgroup_mma<KS, B>(acc, tile_a, tile_b);
     warpgroup_commit();
 }
 
 // One stage, of which `left` elements of k hold something. A commit of its own in each case: joined, it would be a group too many.
-template <Major B, bool kEight, int NT>
+template <Major B, int NT>
 LC_INLINE void multiply_stage(float (&acc)[NT][4], const act* tile_a, const act* tile_b, int left) {
     warpgroup_begin();
     switch (min(kBK, left + 15) / 16) {
-        case 1: multiply<1, B, kEight>(acc, tile_a, tile_b); break;
-        case 2: multiply<2, B, kEight>(acc, tile_a, tile_b); break;
-        case 3: multiply<3, B, kEight>(acc, tile_a, tile_b); break;
-        default: multiply<4, B, kEight>(acc, tile_a, tile_b);
+        case 1: multiply<1, B>(acc, tile_a, tile_b); break;
+        case 2: multiply<2, B>(acc, tile_a, tile_b); break;
+        case 3: multiply<3, B>(acc, tile_a, tile_b); break;
+        default: multiply<4, B>(acc, tile_a, tile_b);
     }
 }
 
@@ -170,15 +167,13 @@ LC_INLINE void set_zero(float (&acc)[NT][4]) {
     }
 }
 
-// acc += more, and more = 0.
 template <int NT>
-LC_INLINE void add_up(float (&acc)[NT][4], float (&more)[NT][4]) {
+LC_INLINE void add_up(float (&acc)[NT][4], const float (&more)[NT][4]) {
     UNROLL
     for (int j = 0; j < NT; j++) {
         UNROLL
         for (int r = 0; r < 4; r++) acc[j][r] += more[j][r];
     }
-    set_zero(more);
 }
 
 // From the scales of segment `s` to those of `next`; null: to 1. m is the warp's first row.
@@ -208,7 +203,7 @@ template <lc_layout L, class T, bool kFp8>
 LC_INLINE void consume(const RingArgs& a, int n_tiles, const act* ring, Mbarrier* full, Mbarrier* empty) {
     constexpr Major B = L == LC_NT ? Major::kRows : Major::kCols;
     const int rank = (int)cluster_rank(), cluster = blockIdx.x / kCluster, n_clusters = gridDim.x / kCluster;
-    const int group = threadIdx.x / 128 - 1, lane = lane_id();
+    const int group = threadIdx.x / 128 - 1, lane = lane_id(), of_group = group * 64 * kBK;
     Cursor at;
     int last = -1; // the stage whose product is under way
     auto release_last = [&] {
@@ -223,39 +218,44 @@ LC_INLINE void consume(const RingArgs& a, int n_tiles, const act* ring, Mbarrier
         set_zero(acc);
         for (int s = out.first_segment; s < out.first_segment + out.n_segments; s++) {
             const RingSegment& segment = a.segment[s];
-            const bool eight = kFp8 && segment.a_scales;
-            float part[kFp8 ? T::NT : 1][4]; // of a few stages in e4m3
-            if (eight) set_zero(part);
-            for (int k = 0, stage = 1; k < segment.K; k += kBK, stage++) {
-                mbarrier_wait(&full[at.slot], at.parity);
-                const act *tile_a = ring + at.slot * T::StageElems + group * 64 * kBK;
-                const act *tile_b = ring + at.slot * T::StageElems + T::AElems;
-                if constexpr (kFp8) {
-                    if (eight) {
-                        multiply_stage<Major::kRows, true>(part, tile_a, tile_b, segment.K - k);
-                        warpgroup_wait<1>(part);
-                    }
-                }
-                if (!eight) {
-                    multiply_stage<B, false>(acc, tile_a, tile_b, segment.K - k);
-                    warpgroup_wait<1>(acc);
-                }
+            auto tile = [&] { return ring + at.slot * T::StageElems; };
+            auto next = [&] {
                 release_last();
                 last = at.slot;
                 at.step(T::Stages);
-                if constexpr (kFp8) {
-                    if (eight && (stage % kFp8Stages == 0 || k + kBK >= segment.K)) {
-                        warpgroup_wait<0>(part);
-                        release_last();
-                        add_up(acc, part);
-                    }
-                }
-            }
+            };
             if constexpr (kFp8) {
-                if (eight) {
+                if (segment.a_scales) {
+                    float part[T::NT][4];
+                    for (int k = 0, nth = 1; k < segment.K; k += kBK, nth++) {
+                        mbarrier_wait(&full[at.slot], at.parity);
+                        warpgroup_begin();
+                        // What is missing of the last stage is zeros: all of it is multiplied.
+                        warpgroup_mma_fp8<kBK / 16>(part, tile() + of_group, tile() + T::AElems, nth % kFp8Stages != 1);
+                        warpgroup_commit();
+                        warpgroup_wait<1>(part);
+                        next();
+                        if (nth % kFp8Stages == 0 || k + kBK >= segment.K) {
+                            warpgroup_wait<0>(part);
+                            release_last();
+                            add_up(acc, part);
+                        }
+                    }
+                    warpgroup_wait<0>(part); // nothing: but a compiler that does not see it makes all products wait for each other
                     const bool go_on = s + 1 < out.first_segment + out.n_segments && a.segment[s + 1].a_scales;
                     rescale(acc, segment, go_on ? &a.segment[s + 1] : nullptr, a.M, out.N, m, p.n0);
+                    continue;
                 }
+            }
+            for (int k = 0; k < segment.K; k += kBK) {
+                mbarrier_wait(&full[at.slot], at.parity);
+                multiply_stage<B>(acc, tile() + of_group, tile() + T::AElems, segment.K - k);
+                warpgroup_wait<1>(acc);
+                next();
+            }
+            if (kFp8) { // behind 16 bits e4m3 could follow, which adds to acc with other instructions
+                warpgroup_wait<0>(acc);
+                release_last();
             }
         }
         warpgroup_wait<0>(acc);
@@ -265,7 +265,7 @@ LC_INLINE void consume(const RingArgs& a, int n_tiles, const act* ring, Mbarrier
 }
 
 template <lc_layout L, class T, bool kFp8>
-__global__ void __launch_bounds__(kThreads, 1) matmul_ring(LC_GRID_CONSTANT Maps maps, RingArgs a) {
+__global__ void __launch_bounds__(kThreads, 1) matmul_ring(LC_GRID_CONSTANT Maps maps, LC_GRID_CONSTANT RingArgs a) {
 #if LC_SM90
     Arena arena;
     act* const ring = take_swizzled(arena, T::Stages * T::StageElems);
