@@ -39,9 +39,8 @@ struct Queries {
         last = min(first + B::kWarpRows, s.q_len) - 1;
         warp_keys = last < first ? 0 : visible_keys(s, last);
     }
-    // Whether keys from .. from + kStep - 1 need a mask, and whether row `row` of the warp's sees key `key`.
-    LC_INLINE bool at_edge(int from) const { return from + B::kStep > min(s.k_len, s.q_pos + first + 1); }
-    LC_INLINE bool sees(int row, int key) const { return key < s.k_len && key <= s.q_pos + first + row; }
+    // Row `row` of the warp's sees the keys below this.
+    LC_INLINE int seen_by(int row) const { return min(s.k_len, s.q_pos + first + row + 1); }
 };
 
 template <class B>
@@ -93,15 +92,14 @@ __global__ void __launch_bounds__(B::kThreads) attention_fwd(lc_attention_fwd_ar
         float p[MT][kStep / 8][4];
         if (from < at.warp_keys) {
             q.times(p, k);
-            if (at.at_edge(from)) {
+            if (from + kStep > at.seen_by(0)) {
                 UNROLL
                 for (int i = 0; i < MT; i++) {
+                    const int seen[2] = {at.seen_by(acc_row(lane, i, 0)) - from, at.seen_by(acc_row(lane, i, 2)) - from};
                     UNROLL
                     for (int j = 0; j < kStep / 8; j++) {
                         UNROLL
-                        for (int r = 0; r < 4; r++) {
-                            if (!at.sees(acc_row(lane, i, r), from + acc_col(lane, j, r))) p[i][j][r] = -INFINITY;
-                        }
+                        for (int r = 0; r < 4; r++) p[i][j][r] = acc_col(lane, j, r) < seen[r / 2] ? p[i][j][r] : -INFINITY;
                     }
                 }
             }
@@ -275,15 +273,14 @@ __global__ void __launch_bounds__(B::kThreads) attention_dq(lc_attention_bwd_arg
                     ds[i][j][r] = fast_exp2(p[i][j][r] * scale - lse[i][r / 2]) * (ds[i][j][r] - delta[i][r / 2]);
             }
         }
-        if (at.at_edge(from)) {
+        if (from + kStep > at.seen_by(0)) {
             UNROLL
             for (int i = 0; i < MT; i++) {
+                const int seen[2] = {at.seen_by(acc_row(lane, i, 0)) - from, at.seen_by(acc_row(lane, i, 2)) - from};
                 UNROLL
                 for (int j = 0; j < kStep / 8; j++) {
                     UNROLL
-                    for (int r = 0; r < 4; r++) {
-                        if (!at.sees(acc_row(lane, i, r), from + acc_col(lane, j, r))) ds[i][j][r] = 0.f;
-                    }
+                    for (int r = 0; r < 4; r++) ds[i][j][r] = acc_col(lane, j, r) < seen[r / 2] ? ds[i][j][r] : 0.f;
                 }
             }
         }

@@ -3,7 +3,7 @@
 use crate::harness::{Bench, Work};
 use llamacare::device::DType;
 use llamacare::ops::matmul::{Layout, matmul};
-use llamacare::ops::nf4::{Nf4Weight, Orientation, nested_map_on};
+use llamacare::ops::nf4::{Nf4Weight, nested_map_on};
 use llamacare::tape::Write;
 
 pub fn run(bench: &mut Bench) {
@@ -16,9 +16,7 @@ pub fn run(bench: &mut Bench) {
     let shape = format!("N={n} K={k}");
     let y = device.empty("y", device.act(), &[n, k]).unwrap();
     let work = Work { bytes: (w.n_bytes() + y.n_bytes()) as f64, ..Work::default() };
-    bench.line("nf4 decode", &shape, work, || w.dequantize_into(&y, Orientation::Rows).unwrap());
-    let turned = y.view(&[k, n]);
-    bench.line("nf4 decode, transposed", &shape, work, || w.dequantize_into(&turned, Orientation::Transposed).unwrap());
+    bench.line("nf4 decode", &shape, work, || w.dequantize_into(&y).unwrap());
     let work = Work { bytes: (w.n_bytes() + dense.n_bytes()) as f64, ..Work::default() };
     bench.line("nf4 quantise", &shape, work, || drop(Nf4Weight::quantize(&dense, Some(&map)).unwrap()));
     for m in [1, 2, 4, 8, 16, 32] {

@@ -39,7 +39,7 @@ struct Table<128, LC_ATTENTION_100K> {
 };
 template <>
 struct Table<128, LC_ATTENTION_164K> {
-    using Forward = Block<128, 4, 2, 64, 2, false>;
+    using Forward = Block<128, 4, 2, 32, 4, false>;
     using Dq = Block<128, 4, 1, 64, 4, true>;
     using Dkv = Block<128, 8, 1, 32, 2, false>;
 };

@@ -90,7 +90,21 @@ LC_INLINE act8 load8(const act* p) {
     return r;
 }
 LC_INLINE void store8(act* p, const act8& v) { *reinterpret_cast<uint4*>(p) = *reinterpret_cast<const uint4*>(&v); }
+// Eight elements as pairs: a store is always one access, where the compiler may take an act8 apart.
+LC_INLINE void store8(act* p, const act2 (&v)[4]) { *reinterpret_cast<uint4*>(p) = make_uint4(v[0], v[1], v[2], v[3]); }
+LC_INLINE void load8(const act* p, act2* v) {
+    const uint4 r = *reinterpret_cast<const uint4*>(p);
+    v[0] = r.x, v[1] = r.y, v[2] = r.z, v[3] = r.w;
+}
 #else
 LC_INLINE act8 load8(const act* p) { return *reinterpret_cast<const act8*>(p); }
 LC_INLINE void store8(act* p, const act8& v) { *reinterpret_cast<act8*>(p) = v; }
+struct alignas(16) Pairs4 {
+    act2 v[4];
+};
+LC_INLINE void store8(act* p, const act2 (&v)[4]) { *reinterpret_cast<Pairs4*>(p) = Pairs4{{v[0], v[1], v[2], v[3]}}; }
+LC_INLINE void load8(const act* p, act2* v) {
+    const Pairs4 r = *reinterpret_cast<const Pairs4*>(p);
+    for (int i = 0; i < 4; i++) v[i] = r.v[i];
+}
 #endif

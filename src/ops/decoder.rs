@@ -7,7 +7,7 @@
 //! tests are tests of this.
 
 use crate::device::{DType, Device, Lane, Mark, Tensor};
-use crate::ops::nf4::{Nf4Weight, Orientation};
+use crate::ops::nf4::Nf4Weight;
 use crate::{Error, Result};
 use std::collections::HashMap;
 
@@ -156,7 +156,7 @@ impl Decoder {
     fn decode_into(&mut self, slot: usize, weights: &[Nf4Weight]) -> Result<()> {
         self.slots[slot].holds.clear();
         for (tensor, weight) in self.tensors(slot, weights).iter().zip(weights) {
-            weight.dequantize_into(tensor, Orientation::Rows)?;
+            weight.dequantize_into(tensor)?;
         }
         self.slots[slot].holds = weights.to_vec();
         Ok(())

@@ -16,7 +16,7 @@ use llamacare::ops::eci_pool::eci_pool;
 use llamacare::ops::embedding::embedding;
 use llamacare::ops::grad_norm::grad_norm;
 use llamacare::ops::matmul::{Layout, matmul};
-use llamacare::ops::nf4::{Nf4Weight, Orientation, nested_map_on};
+use llamacare::ops::nf4::{Nf4Weight, nested_map_on};
 use llamacare::ops::rms_norm::rms_norm;
 use llamacare::ops::rotary::{RotaryTable, rotary};
 use llamacare::ops::rows::{add_rows, gather_rows};
@@ -111,9 +111,8 @@ fn nf4(cases: &mut Cases) {
     let mut weight = None;
     cases.count("NF4", || weight = Some(Nf4Weight::quantize(&dense, Some(&map)).unwrap()));
     let weight = weight.expect("counted once");
-    let (rows, columns) = (cases.act(&[n, k]), cases.act(&[k, n]));
-    cases.count("NF4", || weight.dequantize_into(&rows, Orientation::Rows).unwrap());
-    cases.count("NF4", || weight.dequantize_into(&columns, Orientation::Transposed).unwrap());
+    let rows = cases.act(&[n, k]);
+    cases.count("NF4", || weight.dequantize_into(&rows).unwrap());
     for m in [1, 8] {
         let (x, y) = (cases.act(&[m, k]), cases.act(&[m, n]));
         cases.count(&format!("{m} tokens"), || weight.matmul(&x, &y, Write::Set).unwrap());
