@@ -42,6 +42,7 @@ struct alignas(16) uint4 {
 };
 static inline float2 make_float2(float x, float y) { return {x, y}; }
 static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+static inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
 static inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 
 // 2^x: a whole power and a polynomial of degree 6 for the rest, about 1 ulp, branch-free so that loops over it vectorise.
