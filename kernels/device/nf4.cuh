@@ -27,8 +27,8 @@ static __constant__ float kNf4Map[16] = {-1.0f,
                                          0.7229568362236023f,
                                          1.0f};
 
-LC_INLINE void nf4_pair(uint32_t byte, float2& pair) { pair = make_float2(kNf4Map[byte >> 4], kNf4Map[byte & 15]); }
-LC_INLINE void nf4_pair(uint32_t byte, act2& pair) { pair = pack2(kNf4Map[byte >> 4], kNf4Map[byte & 15]); }
+LC_INLINE void nf4_pair(float first, float second, float2& pair) { pair = make_float2(first, second); }
+LC_INLINE void nf4_pair(float first, float second, act2& pair) { pair = pack2(first, second); }
 
 #ifdef __CUDACC__
 #define NF4_TABLE(name)                                          \
@@ -36,11 +36,26 @@ LC_INLINE void nf4_pair(uint32_t byte, act2& pair) { pair = pack2(kNf4Map[byte >
     if (threadIdx.x < 16) name[threadIdx.x] = kNf4Map[threadIdx.x]; \
     __syncthreads()
 #define NF4_PAIRS(name, T)                                                                                 \
-    __shared__ T name##_pairs[256 * Nf4Pairs<T>::kCopies];                                                 \
-    for (int i = threadIdx.x; i < 256 * Nf4Pairs<T>::kCopies; i += blockDim.x)                             \
-        nf4_pair(i / Nf4Pairs<T>::kCopies, name##_pairs[i]);                                               \
+    __shared__ __align__(16) T name##_pairs[256 * Nf4Pairs<T>::kCopies];                                   \
+    nf4_fill(name##_pairs);                                                                                \
     __syncthreads();                                                                                       \
     const Nf4Pairs<T> name = {name##_pairs, threadIdx.x % Nf4Pairs<T>::kCopies}
+// A byte's copies fill 128 bytes: eight stores, which neighbouring lanes begin in different banks. A lane looks up one value
+// and hands it round: sixteen places of constant memory at once would be served one after another.
+template <class T>
+LC_INLINE void nf4_fill(T* pairs) {
+    const float mine = kNf4Map[threadIdx.x % 16];
+    for (unsigned byte = threadIdx.x; byte < 256; byte += blockDim.x) { // whole warps
+        T pair;
+        nf4_pair(__shfl_sync(0xffffffffu, mine, byte >> 4), __shfl_sync(0xffffffffu, mine, byte & 15), pair);
+        uint32_t word[2]; // of any two neighbouring ones
+        memcpy(word, &pair, sizeof(T));
+        if (sizeof(T) == 4) word[1] = word[0];
+        const uint4 some = make_uint4(word[0], word[1], word[0], word[1]);
+        UNROLL
+        for (unsigned i = 0; i < 8; i++) reinterpret_cast<uint4*>(pairs)[byte * 8 + (i + byte) % 8] = some;
+    }
+}
 template <class T>
 struct Nf4Pairs {
     static constexpr int kCopies = 128 / sizeof(T), kShift = sizeof(T) == 4 ? 5 : 4;
@@ -73,8 +88,9 @@ LC_INLINE uint2 load8_once(const uint8_t* p) {
 template <class T>
 struct Nf4Pairs {
     LC_INLINE T operator()(uint32_t packed, int i) const {
+        const uint32_t byte = packed >> (8 * i) & 255;
         T pair;
-        nf4_pair(packed >> (8 * i) & 255, pair);
+        nf4_pair(kNf4Map[byte >> 4], kNf4Map[byte & 15], pair);
         return pair;
     }
 };
