@@ -39,8 +39,9 @@ __global__ void __launch_bounds__(kThreads) adamw8(lc_adamw8_args a, AdamwFactor
     const int code = threadIdx.x, next = min(code + 1, 255);
     signed_map[code] = a.signed_map[code];
     unsigned_map[code] = a.unsigned_map[code];
-    signed_midpoints[code] = (a.signed_map[code] + a.signed_map[next]) * 0.5f;
-    unsigned_midpoints[code] = (a.unsigned_map[code] + a.unsigned_map[next]) * 0.5f;
+    __syncthreads();
+    signed_midpoints[code] = (signed_map[code] + signed_map[next]) * 0.5f;
+    unsigned_midpoints[code] = (unsigned_map[code] + unsigned_map[next]) * 0.5f;
     __syncthreads();
     const int lane = threadIdx.x % 32;
     const int64_t block = (int64_t)blockIdx.x * kWarps + threadIdx.x / 32, first = block * kBlock + lane;

@@ -171,7 +171,8 @@ __global__ void __launch_bounds__(B::kThreads) attention_fwd(lc_attention_fwd_ar
                 a.lse[(size_t)head * a.T + at.s.q_begin + row] = total == 0.f ? -INFINITY : peak[i][h] * a.scale + logf(total);
         }
     }
-    __syncthreads(); // every warp is done with the ring, where the rows are laid out to be stored
+    async_wait<0>(); // where no key came, nobody has waited for q
+    __syncthreads(); // every warp is done with the ring; its memory, or q's, is where rows are laid out to be stored
     act* out = a.o + ((size_t)at.s.q_begin + at.first) * a.ldo + head * D;
     store_rows<B>(out, a.ldo, at.last + 1 - at.first, o, inverse, q_tile);
 }
@@ -291,7 +292,8 @@ __global__ void __launch_bounds__(B::kThreads) attention_dq(lc_attention_bwd_arg
     float factor[MT][2];
     UNROLL
     for (int i = 0; i < MT; i++) factor[i][0] = factor[i][1] = a.scale;
-    __syncthreads(); // every warp is done with the ring
+    async_wait<0>();
+    __syncthreads(); // as in the forward
     act* out = a.dq + ((size_t)at.s.q_begin + at.first) * a.lddq + head * D;
     store_rows<B>(out, a.lddq, at.last + 1 - at.first, dq, factor, q_tile);
 }
