@@ -64,9 +64,11 @@ fn compile_host(sources: &[PathBuf]) {
         b
     };
     let mut machine = base("x86-64-v3");
-    machine.file("kernels/host/machine.cpp").file("kernels/host/lanes.cpp");
+    machine.file("kernels/host/machine.cpp").file("kernels/host/lanes.cpp").file("kernels/host/hopper.cpp");
     if feature("CHECKED") {
-        machine.file("kernels/host/check.cpp").file("kernels/host/check_global.cpp").file("kernels/host/count.cpp");
+        for part in ["check", "check_global", "check_hopper", "count"] {
+            machine.file(format!("kernels/host/{part}.cpp"));
+        }
     }
     machine.compile("lc_machine");
     let mut leaf = base("x86-64-v3");

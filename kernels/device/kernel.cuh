@@ -102,7 +102,11 @@ LC_INLINE void store8(act* p, const act8& v) { *reinterpret_cast<act8*>(p) = v; 
 struct alignas(16) Pairs4 {
     act2 v[4];
 };
-LC_INLINE void store8(act* p, const act2 (&v)[4]) { *reinterpret_cast<Pairs4*>(p) = Pairs4{{v[0], v[1], v[2], v[3]}}; }
+LC_INLINE void store8(act* p, const act2 (&v)[4]) {
+    Pairs4 whole;
+    for (int i = 0; i < 4; i++) whole.v[i] = v[i];
+    *reinterpret_cast<Pairs4*>(p) = whole;
+}
 LC_INLINE void load8(const act* p, act2* v) {
     const Pairs4 r = *reinterpret_cast<const Pairs4*>(p);
     for (int i = 0; i < 4; i++) v[i] = r.v[i];

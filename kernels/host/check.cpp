@@ -63,18 +63,18 @@ struct AsyncQueue {
     uint32_t group = 0;
 };
 
-// What one OS thread knows about the block it runs.
+}  // namespace
+
+// What is known about the block that runs in one seat.
 struct Watch {
     Cell* cells = (Cell*)calloc(kCells, sizeof(Cell));
     AsyncQueue queue[1024];
     uint32_t block = 0, epoch = 0;
     ~Watch() { free(cells); }
 };
-__thread Watch* watch;
-thread_local struct WatchEnd {
-    bool armed = false;
-    ~WatchEnd() { delete watch; }
-} watch_end;
+
+namespace {
+__thread Watch* watch;  // of the block that runs now
 
 struct Sentence {
     const char* text;
@@ -271,10 +271,9 @@ int check_end_launch(Launch& launch) {
 }
 
 void check_begin_block(Block* b) {
-    if (!watch) {
-        watch = new Watch();
-        watch_end.armed = true;  // touching it registers its destructor for this thread
-    }
+    if (!b->watch) b->watch = new Watch();
+    watch = b->watch;
+    hopper_forget(b);
     watch->block++;
     watch->epoch = 0;
     b->barrier_line = 0;
@@ -286,11 +285,35 @@ void check_begin_block(Block* b) {
     uint64_t index = b->index.x + (uint64_t)b->grid.x * (b->index.y + (uint64_t)b->grid.y * b->index.z);
     b->random = order_seed ? (order_seed + index) * 0x9e3779b97f4a7c15ull | 1 : 0;
     count_begin_block(b->launch->checked->counts);
+    b->tally = tally;
 }
 
 void check_end_block(Block* b) { count_end_block(*b->launch, b->launch->checked->counts); }
 
-void check_epoch() { watch->epoch++; }
+void check_enter(Block* b) {
+    watch = b->watch;
+    tally = b->tally;
+}
+
+void check_forget(Block* b) {
+    delete b->watch;
+    hopper_forget(b);
+}
+
+void check_epoch() {
+    watch->epoch++;
+    hopper_epoch(block);
+}
+
+bool shared_copy_access(Block* b, uint32_t thread, size_t at, size_t n_bytes, bool done, const void* pc) {
+    Block* running = block;
+    block = b;
+    watch = b->watch;
+    const bool good = shared_access(Who(b->fiber + thread, pc), at, n_bytes, done ? Access::kAsyncDone : Access::kAsyncIssue);
+    block = running;
+    watch = running->watch;
+    return good;
+}
 
 void check_declare(char* p, size_t n_bytes) {
     size_t at = (size_t)(p - block->smem);

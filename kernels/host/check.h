@@ -6,6 +6,8 @@ void check_begin_launch(Launch& launch);
 int check_end_launch(Launch& launch);  // how many faults
 void check_begin_block(Block* b);
 void check_end_block(Block* b);
+void check_enter(Block* b);   // of a cluster's blocks this one runs now
+void check_forget(Block* b);  // its memory goes
 void check_epoch();  // every live thread of the block has arrived at the barrier
 
 void check_declare(char* p, size_t n_bytes);  // a SHARED or Arena array of the running thread

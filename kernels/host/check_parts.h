@@ -45,6 +45,11 @@ struct Who {
     }
 };
 
+// 16 bytes or so that a bulk copy started by `thread` writes into block b; `done`: has written.
+bool shared_copy_access(Block* b, uint32_t thread, size_t at, size_t n_bytes, bool done, const void* pc);
+void hopper_epoch(Block* b);  // a __syncthreads
+void hopper_forget(Block* b);
+
 void list_buffers(CheckedLaunch& launch);
 bool global_access(const Who& me, const char* p, size_t n_bytes, bool write);
 }  // namespace lc_host

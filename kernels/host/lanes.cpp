@@ -58,6 +58,10 @@ void mma_tile(const MmaCall& call, float* const* acc, const void* const* a_regs)
     read_tile(call.b, call.ldb, call.b_cols ? k : n, call.b_cols ? n : k);
     if (call.elem_bytes == 2) count_steps(call, pc);
 #endif
+    leaf_tile(call, acc, a_regs);
+}
+
+void leaf_tile(const MmaCall& call, float* const* acc, const void* const* a_regs) {
 #ifdef __x86_64__
     static const bool wide = has_avx512(), pairs = has_avx512_bf16();
     if (pairs && call.elem_bytes == 2) return leaf_bf16::mma_tile(call, acc, a_regs);

@@ -37,6 +37,7 @@ bool has_avx512_bf16();
 
 // acc[lane]: [mt][nt][4] floats of each lane; a_regs[lane]: [ks][mt][4] pairs, or unused.
 void mma_tile(const MmaCall& call, float* const* acc, const void* const* a_regs);
+void leaf_tile(const MmaCall& call, float* const* acc, const void* const* a_regs);  // unwatched
 
 void ldmatrix_leaf(uint32_t* const* r, const void* const* row, bool trans);
 void mma_leaf(float* const* d, const uint32_t* const* a, const uint32_t* const* b);

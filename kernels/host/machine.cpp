@@ -47,46 +47,85 @@ void die(const char* message) {
     abort();
 }
 
-// What one OS thread needs to run blocks.
-struct Worker {
+// What a block needs to run. An OS thread has one, and one more for every further block of a cluster.
+struct Seat {
     Block block;
     Fiber fiber[kMaxThreads];
     Warp warp[kMaxThreads / 32];
     dim3 shape{0, 0, 0};
-    char* smem;
-    char* stacks;
     static constexpr size_t kSmemMapped = kSmemBytes + (16 << 10), kStacksMapped = kStackStride * kMaxThreads;
-    Worker() {
+    Seat() {
         memset((void*)&block, 0, sizeof block);
         memset((void*)fiber, 0, sizeof fiber);
         memset((void*)warp, 0, sizeof warp);
-        smem = map(kSmemMapped);
-        stacks = map(kStacksMapped);
         block.fiber = fiber;
         block.warp = warp;
-        block.smem = smem;
-        block.stacks = stacks;
+        block.smem = map(kSmemMapped);
+        block.stacks = map(kStacksMapped);
         block.stacks_bytes = kStacksMapped;
-        block.own_bytes = sizeof(Worker);
+        block.own_bytes = sizeof(Seat);
     }
-    ~Worker() {
-        munmap(smem, kSmemMapped);
-        munmap(stacks, kStacksMapped);
+    ~Seat() {
+        munmap(block.smem, kSmemMapped);
+        munmap((void*)block.stacks, kStacksMapped);
+#if LC_CHECKED
+        check_forget(&block);
+#endif
     }
     static char* map(size_t n_bytes) {
         void* p = mmap(nullptr, n_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (p == MAP_FAILED) die("no memory for the stacks of a block");
         return (char*)p;
     }
+    void prepare(const Launch& launch) {
+        const dim3& d = launch.block;
+        if (shape.x != d.x || shape.y != d.y || shape.z != d.z) {
+            shape = d;
+            block.n_threads = d.x * d.y * d.z;
+            block.n_warps = (block.n_threads + 31) / 32;
+            uint32_t i = 0;
+            for (uint32_t z = 0; z < d.z; z++)
+                for (uint32_t y = 0; y < d.y; y++)
+                    for (uint32_t x = 0; x < d.x; x++, i++) {
+                        fiber[i].tid = uint3{x, y, z};
+                        fiber[i].lane = i & 31;
+                        fiber[i].warp = &warp[i >> 5];
+                    }
+        }
+        block.dim = d;
+        block.grid = launch.grid;
+        block.entry = launch.entry;
+        block.args = launch.args;
+        block.launch = &launch;
+    }
+};
+struct Worker {
+    Seat* seat[kMaxCluster] = {};
+    Block* block[kMaxCluster] = {};
+    ~Worker() {
+        for (Seat* s : seat) delete s;
+    }
+    void seats(const Launch& launch) {
+        for (uint32_t r = 0; r < launch.cluster; r++) {
+            if (!seat[r]) {
+                seat[r] = new Seat();
+                block[r] = &seat[r]->block;
+            }
+            seat[r]->prepare(launch);
+            block[r]->cluster = block;
+            block[r]->rank = r;
+        }
+    }
 };
 static __thread Worker* worker;
+static __thread uint32_t progress;
 static thread_local struct WorkerEnd {
     bool armed = false;
     ~WorkerEnd() { delete worker; }
 } worker_end;
 
 static void start(Fiber* f, Block* b) {
-    f->stack = worker->stacks + (size_t)(f - b->fiber) * kStackStride;
+    f->stack = (char*)b->stacks + (size_t)(f - b->fiber) * kStackStride;
     f->smem_at = 0;
     if (LC_CHECKED) *(uint64_t*)f->stack = kStackEnd;
     uintptr_t top = ((uintptr_t)f->stack + kStackBytes) & ~(uintptr_t)63;
@@ -117,17 +156,36 @@ Fiber* prepare(Fiber* f, Fiber* next) {
 void idle_pass(Block* b) {
     if (++b->idle <= 8 * b->n_threads + 64) return;
     // Many passes in which nobody got on; was there any progress at all since the last time we came here?
-    uint32_t progress = b->barrier_generation + b->live;
-    for (uint32_t w = 0; w < b->n_warps; w++) progress += b->warp[w].generation + b->warp[w].arrived;
+    uint32_t now = b->barrier_generation + b->live + progress;
+    for (uint32_t w = 0; w < b->n_warps; w++) now += b->warp[w].generation + b->warp[w].arrived;
     b->idle = 0;
-    if (progress != b->progress) {
-        b->progress = progress;
+    if (now != b->progress) {
+        b->progress = now;
         return;
     }
     for (uint32_t w = 0; w < b->n_warps; w++)
         fprintf(stderr, "CPU device: warp %u: %u lanes live, %u at the barrier, %u at a warp collective\n", w,
                 b->warp[w].live, b->warp[w].at_barrier, b->warp[w].arrived);
     die("deadlock: a barrier or a warp collective in divergent code");
+}
+
+void got_on() { progress++; }
+
+// The next warp has a go, with the lane behind this one when this warp's turn comes again; after a few rounds of nothing
+// but waiting it is another block's turn, or the end (run_cluster).
+void wait_a_turn() {
+    Fiber* f = current;
+    Block* b = block;
+    Warp* w = enter_warp(f);
+    if (++b->polls <= 2 * b->live) {
+        w->resume = f->next;
+        switch_to(f, w->next->resume);
+        return;
+    }
+    b->polls = 0;
+    b->waits = true;
+    b->resume = f;
+    raw_switch(f, b->main);
 }
 
 #if LC_CHECKED
@@ -246,30 +304,69 @@ Fiber* exit_fiber(Fiber* f, Block* b) {
     return live_resume(w->next);
 }
 
-static void run_block(Worker* k, const Launch& launch, size_t index) {
-    Block* b = &k->block;
-    uint32_t x = index % launch.grid.x;
-    size_t rest = index / launch.grid.x;
-    b->index = uint3{x, (unsigned)(rest % launch.grid.y), (unsigned)(rest / launch.grid.y)};
-    b->fibrous = b->barrier_generation = b->first = 0;
+// The running block, of a cluster's several: whose turn it is.
+static void enter(Block* b) {
+    block = b;
+#if LC_CHECKED
+    check_enter(b);
+#endif
+}
+
+static void begin(Seat* s, uint3 index) {
+    Block* b = &s->block;
+    block = b;
+    b->index = index;
+    b->fibrous = b->barrier_generation = b->first = b->polls = b->at_cluster_barrier = 0;
+    b->live = b->n_threads;
 #if LC_CHECKED
     check_begin_block(b);
     if (b->random) shuffle_order(b, b->order, b->n_threads);
-    current = &k->fiber[b->order[0]];
+    b->resume = &s->fiber[b->order[0]];
 #else
-    current = &k->fiber[0];
+    b->resume = &s->fiber[0];
 #endif
-    start(current, b);
-    Fiber here;
-    b->main = &here;
-    raw_switch(&here, current);
+    start(b->resume, b);
+}
+
+static void end(Block* b) {
+    b->live = 0;
+    got_on();
 #if LC_CHECKED
     check_end_block(b);
+    for (uint32_t i = 0; i < b->n_threads; i++)
+        if (uint64_t end = *(const uint64_t*)(b->stacks + i * kStackStride); end && end != kStackEnd)
+            die("a thread ran over the end of its stack: a large local array?");
 #endif
-    if (LC_CHECKED)
-        for (uint32_t i = 0; i < b->n_threads; i++)
-            if (uint64_t end = *(const uint64_t*)(k->stacks + i * kStackStride); end && end != kStackEnd)
-                die("a thread ran over the end of its stack: a large local array?");
+}
+
+// The blocks of one cluster, in turns until all have finished; one alone is the usual case.
+static void run_cluster(Worker* k, const Launch& launch, size_t index) {
+    const uint32_t n = launch.cluster, clusters_x = launch.grid.x / n;
+    const size_t rest = index / clusters_x;
+    const uint32_t x = index % clusters_x * n, y = rest % launch.grid.y, z = (uint32_t)(rest / launch.grid.y);
+    for (uint32_t r = 0; r < n; r++) begin(k->seat[r], uint3{x + r, y, z});
+    Fiber here;
+    uint32_t finished = 0, idle_rounds = 0, before = progress;
+    bool running[kMaxCluster];
+    for (uint32_t r = 0; r < n; r++) running[r] = true;
+    while (finished < n) {
+        for (uint32_t r = 0; r < n; r++) {
+            if (!running[r]) continue;
+            Block* b = k->block[r];
+            enter(b);
+            b->main = &here;
+            b->waits = false;
+            current = b->resume;
+            raw_switch(&here, current);
+            if (b->waits) continue;
+            running[r] = false;
+            finished++;
+            end(b);
+        }
+        idle_rounds = progress == before ? idle_rounds + 1 : 0;
+        before = progress;
+        if (idle_rounds > 64) die("deadlock: an mbarrier that nobody completes, or a cluster barrier that not all reach");
+    }
 }
 
 static void run_range(void* context, size_t begin, size_t end) {
@@ -278,30 +375,10 @@ static void run_range(void* context, size_t begin, size_t end) {
         worker = new Worker();
         worker_end.armed = true;  // touching it registers its destructor for this thread
     }
-    Worker* k = worker;
-    Block *b = &k->block, *outer_block = block;
+    worker->seats(launch);
+    Block* outer_block = block;
     Fiber* outer = current;
-    block = b;
-    const dim3& d = launch.block;
-    if (k->shape.x != d.x || k->shape.y != d.y || k->shape.z != d.z) {
-        k->shape = d;
-        b->n_threads = d.x * d.y * d.z;
-        b->n_warps = (b->n_threads + 31) / 32;
-        uint32_t i = 0;
-        for (uint32_t z = 0; z < d.z; z++)
-            for (uint32_t y = 0; y < d.y; y++)
-                for (uint32_t x = 0; x < d.x; x++, i++) {
-                    k->fiber[i].tid = uint3{x, y, z};
-                    k->fiber[i].lane = i & 31;
-                    k->fiber[i].warp = &k->warp[i >> 5];
-                }
-    }
-    b->dim = d;
-    b->grid = launch.grid;
-    b->entry = launch.entry;
-    b->args = launch.args;
-    b->launch = &launch;
-    for (size_t i = begin; i < end; i++) run_block(k, launch, i);
+    for (size_t i = begin; i < end; i++) run_cluster(worker, launch, i);
     block = outer_block;
     current = outer;
 }
@@ -311,15 +388,18 @@ lc_status run_grid(Launch& launch) {
     uint32_t n_threads = launch.block.x * launch.block.y * launch.block.z;
     if (n_blocks == 0 || n_threads == 0 || n_threads > kMaxThreads || launch.grid.y > 65535 || launch.grid.z > 65535)
         return lc_status{LC_BAD_SHAPE, 0, "a grid of at least one block, a block of 1 to 1024 threads"};
-    if (launch.smem > kSmemBytes) return lc_status{LC_BAD_SHAPE, 0, "shared memory <= 228 KiB"};
+    if (launch.smem > kSmemBytes) return lc_status{LC_BAD_SHAPE, 0, "shared memory <= 227 KiB"};
+    if (launch.cluster < 1 || launch.cluster > kMaxCluster || launch.grid.x % launch.cluster)
+        return lc_status{LC_BAD_SHAPE, 0, "a grid of whole clusters, of 1 to 8 blocks"};
 #if LC_CHECKED
     check_begin_launch(launch);
 #endif
     // Waking another core costs about 14 us: a small grid runs where it is.
-    if (n_blocks == 1 || n_blocks * n_threads < 4096)
-        run_range((void*)&launch, 0, n_blocks);
+    const size_t n_clusters = n_blocks / launch.cluster;
+    if (n_clusters == 1 || n_blocks * n_threads < 4096)
+        run_range((void*)&launch, 0, n_clusters);
     else
-        lc_host_parallel_for(n_blocks, run_range, (void*)&launch);
+        lc_host_parallel_for(n_clusters, run_range, (void*)&launch);
 #if LC_CHECKED
     if (int faults = check_end_launch(launch)) return lc_status{LC_CHECK, faults, launch.kernel};
 #endif

@@ -9,6 +9,9 @@
 // frame), the last lane to arrive computes for all and runs on. Two slots alternate by generation, so a fast lane may
 // already deposit for the next collective while slow ones still read this one's result.
 //
+// The blocks of a cluster share an OS thread and take turns: one that only waits (for an mbarrier, for its cluster) hands
+// over to the next. hopper.h is what sm_90 adds: mbarriers, bulk tensor copies, products of a warpgroup.
+//
 // What this machine is not: it has no memory model finer than barriers, no occupancy, and only full-warp collectives.
 // kernels/host/check.cpp watches accesses, count.cpp counts sectors and bank conflicts; leaf.h is the tensor core.
 #pragma once
@@ -66,11 +69,18 @@ struct Block {
     uint3 index;
     dim3 dim, grid;
     const struct Launch* launch;
+    Block* const* cluster;  // its blocks by rank, this one among them
+    uint32_t rank, polls, at_cluster_barrier, cluster_generation;
+    bool waits;     // it handed over; false when control comes back: it has finished
+    Fiber* resume;  // who runs when its turn comes
     // Checked builds only: the line of the barrier being waited at, and the order in which threads start.
     int barrier_line;
     uint64_t random;
     const char* stacks;
     size_t stacks_bytes, own_bytes;  // own: from this record on, with fibres and warps behind it
+    struct Watch* watch;
+    struct Tally* tally;
+    struct HopperWatch* hopper;
     uint32_t order[1024];
 };
 
@@ -82,10 +92,12 @@ struct Launch {
     size_t args_bytes;
     const char* kernel;  // as the compiler spells it, see kernel_name
     bool bf16;           // storage as on a GPU
+    uint32_t cluster;    // blocks of a cluster, along x
     struct CheckedLaunch* checked;
 };
 
-constexpr uint32_t kSmemBytes = 228 << 10;  // an H100's shared memory per block, the largest there is
+constexpr uint32_t kSmemBytes = 227 << 10;  // an H100's shared memory per block, the largest there is
+constexpr uint32_t kMaxCluster = 8;
 
 #define LC_TLS extern __thread __attribute__((tls_model("initial-exec")))
 LC_TLS Fiber* current;
@@ -96,6 +108,8 @@ void first_yield(Fiber* f);
 Fiber* prepare(Fiber* f, Fiber* next);  // gives `next` a stack; unlinks it if it is dead
 Fiber* exit_fiber(Fiber* f, Block* b);  // who runs next; null when the block is finished
 void idle_pass(Block* b);
+void wait_a_turn();  // the running thread waits for something that other warps, or other blocks, bring about
+void got_on();       // something happened that such a thread may have waited for
 void barrier_release(Block* b, Warp* w);
 [[noreturn]] void die(const char* message);
 void short_name(const char* spelled, char* name, size_t n);  // "[with auto K = {anonymous}::f]" -> "f"
@@ -318,8 +332,9 @@ struct Arena {
 };
 
 // launch<kernel>(grid, block, shared bytes, stream, args...), as on CUDA; synchronous here.
+// launch_clusters: `cluster` neighbouring blocks along x run together.
 template <auto K, class... A>
-static inline lc_status launch(dim3 grid, dim3 dim, size_t smem, lc_stream, A... args) {
+static inline lc_status launch_clusters(dim3 grid, dim3 dim, uint32_t cluster, size_t smem, lc_stream, A... args) {
     typedef std::tuple<A...> Args;
     Args tuple(args...);
     lc_host::Launch launch{grid,
@@ -330,6 +345,11 @@ static inline lc_status launch(dim3 grid, dim3 dim, size_t smem, lc_stream, A...
                            sizeof tuple,
                            lc_host::kernel_name<K>(),
                            sizeof(lc_act) == 2,
+                           cluster,
                            nullptr};
     return lc_host::run_grid(launch);
+}
+template <auto K, class... A>
+static inline lc_status launch(dim3 grid, dim3 dim, size_t smem, lc_stream stream, A... args) {
+    return launch_clusters<K>(grid, dim, 1, smem, stream, args...);
 }

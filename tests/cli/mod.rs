@@ -8,6 +8,8 @@ mod fine_tune;
 mod gpu_scripts;
 mod plan;
 mod resume;
+mod side_by_side;
+mod static_table;
 mod verify;
 
 use crate::common::fixture::{Tensors, tiny_llama, tiny_rows, tiny_tensors, write_tensors};

@@ -7,8 +7,11 @@ mod access_counts;
 #[cfg(feature = "checked")]
 mod checked;
 #[cfg(feature = "checked")]
+mod checked_hopper;
+#[cfg(feature = "checked")]
 mod counters;
 mod lanes;
+mod watch;
 
 use std::ffi::{CStr, c_char};
 
@@ -20,6 +23,7 @@ type Promise = unsafe extern "C" fn(i32, *mut *const c_char) -> i32;
 unsafe extern "C" {
     fn lc_machine_promise_cpu_bf16(i: i32, text: *mut *const c_char) -> i32;
     fn lc_machine_promise_cpu_fp32(i: i32, text: *mut *const c_char) -> i32;
+    fn lc_hopper_promise_cpu_bf16(i: i32, text: *mut *const c_char) -> i32;
 }
 
 fn every_promise_holds(promise: Promise) {
@@ -29,7 +33,7 @@ fn every_promise_holds(promise: Promise) {
         // SAFETY: it writes a pointer to static text.
         let held = unsafe { promise(i, &mut text) };
         if held < 0 {
-            assert!(i >= 10, "the list of promises is not empty");
+            assert!(i >= 4, "the list of promises is not empty");
             break;
         }
         // SAFETY: static text, as above.
@@ -45,6 +49,11 @@ fn every_promise_holds(promise: Promise) {
 #[test]
 fn the_machine_keeps_its_promises_with_bf16_storage() {
     every_promise_holds(lc_machine_promise_cpu_bf16);
+}
+
+#[test]
+fn the_machine_keeps_its_promises_of_hopper() {
+    every_promise_holds(lc_hopper_promise_cpu_bf16);
 }
 
 #[test]

@@ -5,6 +5,9 @@ pub const LC_NN: lc_layout = 1;
 pub const LC_TN: lc_layout = 2;
 pub type lc_layout = ::std::os::raw::c_uint;
 pub const LC_MAX_SEGMENTS: lc_matmul_size = 8;
+pub const LC_MAX_OUTPUTS: lc_matmul_size = 3;
+pub const LC_MAX_SLICES: lc_matmul_size = 16;
+pub const LC_MATMUL_WIDE: lc_matmul_size = 128;
 pub type lc_matmul_size = ::std::os::raw::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -39,52 +42,87 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
-pub struct lc_matmul_args {
-    pub segment: [lc_matmul_segment; 8usize],
+pub struct lc_matmul_output {
     pub y: *mut lc_act,
     pub y32: *mut f32,
-    pub n_segments: i32,
-    pub M: i32,
     pub N: i32,
     pub ldy: i32,
+    pub first_segment: i32,
+    pub n_segments: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of lc_matmul_output"][::std::mem::size_of::<lc_matmul_output>() - 32usize];
+    [
+        "Alignment of lc_matmul_output",
+    ][::std::mem::align_of::<lc_matmul_output>() - 8usize];
+    [
+        "Offset of field: lc_matmul_output::y",
+    ][::std::mem::offset_of!(lc_matmul_output, y) - 0usize];
+    [
+        "Offset of field: lc_matmul_output::y32",
+    ][::std::mem::offset_of!(lc_matmul_output, y32) - 8usize];
+    [
+        "Offset of field: lc_matmul_output::N",
+    ][::std::mem::offset_of!(lc_matmul_output, N) - 16usize];
+    [
+        "Offset of field: lc_matmul_output::ldy",
+    ][::std::mem::offset_of!(lc_matmul_output, ldy) - 20usize];
+    [
+        "Offset of field: lc_matmul_output::first_segment",
+    ][::std::mem::offset_of!(lc_matmul_output, first_segment) - 24usize];
+    [
+        "Offset of field: lc_matmul_output::n_segments",
+    ][::std::mem::offset_of!(lc_matmul_output, n_segments) - 28usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct lc_matmul_args {
+    pub segment: [lc_matmul_segment; 8usize],
+    pub output: [lc_matmul_output; 3usize],
+    pub partial: *mut f32,
+    pub n_outputs: i32,
+    pub n_slices: i32,
+    pub M: i32,
     pub layout: i32,
     pub write: i32,
+    pub tile: i32,
     pub alpha: f32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of lc_matmul_args"][::std::mem::size_of::<lc_matmul_args>() - 304usize];
+    ["Size of lc_matmul_args"][::std::mem::size_of::<lc_matmul_args>() - 392usize];
     ["Alignment of lc_matmul_args"][::std::mem::align_of::<lc_matmul_args>() - 8usize];
     [
         "Offset of field: lc_matmul_args::segment",
     ][::std::mem::offset_of!(lc_matmul_args, segment) - 0usize];
     [
-        "Offset of field: lc_matmul_args::y",
-    ][::std::mem::offset_of!(lc_matmul_args, y) - 256usize];
+        "Offset of field: lc_matmul_args::output",
+    ][::std::mem::offset_of!(lc_matmul_args, output) - 256usize];
     [
-        "Offset of field: lc_matmul_args::y32",
-    ][::std::mem::offset_of!(lc_matmul_args, y32) - 264usize];
+        "Offset of field: lc_matmul_args::partial",
+    ][::std::mem::offset_of!(lc_matmul_args, partial) - 352usize];
     [
-        "Offset of field: lc_matmul_args::n_segments",
-    ][::std::mem::offset_of!(lc_matmul_args, n_segments) - 272usize];
+        "Offset of field: lc_matmul_args::n_outputs",
+    ][::std::mem::offset_of!(lc_matmul_args, n_outputs) - 360usize];
+    [
+        "Offset of field: lc_matmul_args::n_slices",
+    ][::std::mem::offset_of!(lc_matmul_args, n_slices) - 364usize];
     [
         "Offset of field: lc_matmul_args::M",
-    ][::std::mem::offset_of!(lc_matmul_args, M) - 276usize];
-    [
-        "Offset of field: lc_matmul_args::N",
-    ][::std::mem::offset_of!(lc_matmul_args, N) - 280usize];
-    [
-        "Offset of field: lc_matmul_args::ldy",
-    ][::std::mem::offset_of!(lc_matmul_args, ldy) - 284usize];
+    ][::std::mem::offset_of!(lc_matmul_args, M) - 368usize];
     [
         "Offset of field: lc_matmul_args::layout",
-    ][::std::mem::offset_of!(lc_matmul_args, layout) - 288usize];
+    ][::std::mem::offset_of!(lc_matmul_args, layout) - 372usize];
     [
         "Offset of field: lc_matmul_args::write",
-    ][::std::mem::offset_of!(lc_matmul_args, write) - 292usize];
+    ][::std::mem::offset_of!(lc_matmul_args, write) - 376usize];
+    [
+        "Offset of field: lc_matmul_args::tile",
+    ][::std::mem::offset_of!(lc_matmul_args, tile) - 380usize];
     [
         "Offset of field: lc_matmul_args::alpha",
-    ][::std::mem::offset_of!(lc_matmul_args, alpha) - 296usize];
+    ][::std::mem::offset_of!(lc_matmul_args, alpha) - 384usize];
 };
 unsafe extern "C" {
     #[must_use]
