@@ -22,8 +22,7 @@ fn quantised(device: &Device, n: usize, k: usize) -> Nf4Weight {
 }
 
 fn weight(bench: &mut Bench, n: usize, k: usize) {
-    const NAMES: [&str; 5] =
-        ["nf4 decode", "nf4 decode, transposed", "nf4 quantise", "nf4 product, decoding", "nf4 decode, product"];
+    const NAMES: [&str; 4] = ["nf4 decode", "nf4 quantise", "nf4 product, decoding", "nf4 decode, product"];
     if !NAMES.iter().any(|name| bench.wants(name)) {
         return;
     }
