@@ -4,7 +4,8 @@
 //            Simulated over 200 steps (block scales spread by e^2, a tenth of the gradients present), the summed update
 //            is off by 10 % this way; with v itself in 8 bits it is off by a factor of millions, by m / eps.
 // work       a warp a block of 256, eight elements a lane, 32 apart: every access of a warp is contiguous, and both
-//            maxima stay within the warp. The maps lie in shared memory for the searches.
+//            maxima stay within the warp. The maps lie in shared memory, and their midpoints for the searches: a step of a
+//            search is one load.
 // order      a maximum has no order: the same inputs give the same bytes.
 // cost       reads 10 and writes 6 bytes an element, and 2 for the copy: bound by memory.
 // checked    tests/ops/adamw8.rs against tools/golden/adamw8.py (bitsandbytes' maps)
@@ -17,12 +18,12 @@ constexpr int kWarps = 8, kThreads = 32 * kWarps;
 constexpr int kBlock = LC_ADAMW8_BLOCK, kEach = kBlock / 32;
 constexpr float kTiny = 1e-38f; // stands for a scale of 0
 
-// The number of midpoints of the map strictly below y.
-LC_INLINE int nearest(const float* map, float y) {
+// How many of the 255 midpoints between neighbours of a map lie strictly below y.
+LC_INLINE int nearest(const float* midpoints, float y) {
     int low = 0, high = 255;
     while (low < high) {
         const int mid = (low + high) / 2;
-        if ((map[mid] + map[mid + 1]) * 0.5f < y)
+        if (midpoints[mid] < y)
             low = mid + 1;
         else
             high = mid;
@@ -33,8 +34,14 @@ LC_INLINE int nearest(const float* map, float y) {
 __global__ void __launch_bounds__(kThreads) adamw8(lc_adamw8_args a, AdamwFactors f) {
     SHARED(float, signed_map, 256);
     SHARED(float, unsigned_map, 256);
-    signed_map[threadIdx.x] = a.signed_map[threadIdx.x];
-    unsigned_map[threadIdx.x] = a.unsigned_map[threadIdx.x];
+    SHARED(float, signed_midpoints, 256);
+    SHARED(float, unsigned_midpoints, 256);
+    const int code = threadIdx.x, next = min(code + 1, 255);
+    signed_map[code] = a.signed_map[code];
+    unsigned_map[code] = a.unsigned_map[code];
+    __syncthreads();
+    signed_midpoints[code] = (signed_map[code] + signed_map[next]) * 0.5f;
+    unsigned_midpoints[code] = (unsigned_map[code] + unsigned_map[next]) * 0.5f;
     __syncthreads();
     const int lane = threadIdx.x % 32;
     const int64_t block = (int64_t)blockIdx.x * kWarps + threadIdx.x / 32, first = block * kBlock + lane;
@@ -68,9 +75,9 @@ __global__ void __launch_bounds__(kThreads) adamw8(lc_adamw8_args a, AdamwFactor
     for (int k = 0; k < kEach; k++) {
         const int64_t i = first + 32 * k;
         if (i >= a.n) continue;
-        a.m_codes[i] = (uint8_t)nearest(signed_map, m[k] * m_inverse);
-        const int code = nearest(unsigned_map, root_v[k] * v_inverse);
-        a.v_codes[i] = (uint8_t)(root_v[k] > 0.f && code == 0 ? 1 : code);
+        a.m_codes[i] = (uint8_t)nearest(signed_midpoints, m[k] * m_inverse);
+        const int v_code = nearest(unsigned_midpoints, root_v[k] * v_inverse);
+        a.v_codes[i] = (uint8_t)(root_v[k] > 0.f && v_code == 0 ? 1 : v_code);
     }
 }
 } // namespace

@@ -4,7 +4,8 @@
 // backward  df/8 goes to the first maximum of each window: PyTorch's rule for ties. In bf16 ties are common.
 //
 // precision  maxima are exact; their mean is taken in fp32 and stays fp32, as the whole head does. A NaN wins its window.
-// work       forward one thread a feature, backward one thread the 64 columns behind a feature: no two meet.
+// work       forward one thread a feature, backward one thread a window of 8 columns: no two meet. (Forward a lane's loads
+//            are half a sector each, and the other half the next one: read once, asked for twice.)
 // cost       T C read (backward: and written), a 32nd of it in features: bound by memory, once a step.
 // checked    tests/ops/eci_pool.rs against tools/golden/eci_pool.py
 #include "eci_pool.h"
@@ -54,26 +55,23 @@ __global__ void __launch_bounds__(kThreads) eci_pool_fwd(lc_eci_pool_fwd_args a)
 
 __global__ void __launch_bounds__(kThreads) eci_pool_bwd(lc_eci_pool_bwd_args a) {
     const size_t at = (size_t)blockIdx.x * kThreads + threadIdx.x;
-    const int per_token = a.C / 64;
-    if (at >= (size_t)a.T * per_token) return;
-    const int j = (int)(at % per_token), t = (int)(at / per_token);
+    const int per_token = a.C / 64, windows = a.C / kPool;
+    if (at >= (size_t)a.T * windows) return;
+    const int w = (int)(at % windows), j = w / kPool, t = (int)(at / windows);
     const int q = sequence_of(a.cu_seqlens, a.S, t), p = t - a.cu_seqlens[q];
     const bool kept = p < a.n_keep[q], add = a.write == LC_ADD;
     if (!kept && add) return;
     const float d = kept ? a.dfeatures[((size_t)q * a.s + p) * per_token + j] / kPool : 0.f;
-    const size_t x = (size_t)t * a.C + j * 64;
+    const size_t x = (size_t)t * a.C + w * 8;
+    const int best = first_max(load8(a.h + x));
+    act8 dh;
+    if (add) dh = load8(a.dh + x);
     UNROLL
-    for (int w = 0; w < kPool; w++) {
-        const int best = first_max(load8(a.h + x + w * 8));
-        act8 dh;
-        if (add) dh = load8(a.dh + x + w * 8);
-        UNROLL
-        for (int i = 0; i < 8; i++) {
-            const float mine = i == best ? d : 0.f;
-            dh.v[i] = from_f(add ? to_f(dh.v[i]) + mine : mine);
-        }
-        store8(a.dh + x + w * 8, dh);
+    for (int i = 0; i < 8; i++) {
+        const float mine = i == best ? d : 0.f;
+        dh.v[i] = from_f(add ? to_f(dh.v[i]) + mine : mine);
     }
+    store8(a.dh + x, dh);
 }
 } // namespace
 
@@ -87,6 +85,6 @@ LC_API lc_status LC(eci_pool_fwd)(const lc_eci_pool_fwd_args* a, lc_stream strea
 LC_API lc_status LC(eci_pool_bwd)(const lc_eci_pool_bwd_args* a, lc_stream stream) {
     LC_REQUIRE(a->T > 0 && a->S > 0 && a->s > 0 && a->C > 0 && a->C % 64 == 0, LC_BAD_SHAPE);
     LC_REQUIRE(aligned16(a->h, a->dh), LC_MISALIGNED);
-    const int64_t n = (int64_t)a->T * (a->C / 64);
+    const int64_t n = (int64_t)a->T * (a->C / kPool);
     return launch<eci_pool_bwd>(dim3((unsigned)ceil_div<int64_t>(n, kThreads)), dim3(kThreads), 0, stream, *a);
 }

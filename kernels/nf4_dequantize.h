@@ -1,14 +1,13 @@
 /* nf4_dequantize.h - an NF4 weight to dense storage, bit for bit as bitsandbytes decodes it (nf4.h).
  *
- *   y[n,k] = round(map16[code[n,k]] scale[(n K + k) / 64])       or, transposed, y[k,n]
+ *   y[n,k] = round(map16[code[n,k]] scale[(n K + k) / 64])
  */
 #pragma once
 #include "nf4.h"
 
 typedef struct lc_nf4_dequantize_args {
-    lc_nf4 w;           /* [N,K] in                                              */
-    lc_act *y;          /* [N,K] out; [K,N] if transposed                        */
-    int32_t transposed; /* 0 or 1; if 1, N and K are multiples of 8              */
+    lc_nf4 w;  /* [N,K] in  */
+    lc_act *y; /* [N,K] out */
 } lc_nf4_dequantize_args;
 
 LC_API lc_status LC(nf4_dequantize)(const lc_nf4_dequantize_args *a, lc_stream stream);

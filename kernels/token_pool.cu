@@ -42,10 +42,16 @@ __global__ void __launch_bounds__(kThreads) token_pool_fwd(lc_token_pool_fwd_arg
         }
     }
     const size_t to = (size_t)q * a.C + c;
-    for (int i = 0; i < 8; i++) a.y[to + i] = a.kind == LC_POOL_MEAN ? r.v[i] / (float)a.n_keep[q] : r.v[i];
-    if (a.kind == LC_POOL_MAX) {
-        for (int i = 0; i < 8; i++) a.best[to + i] = r.t[i];
+    if (a.kind == LC_POOL_MEAN) {
+        for (int i = 0; i < 8; i++) r.v[i] /= (float)a.n_keep[q];
     }
+    float4* y = reinterpret_cast<float4*>(a.y + to);
+    y[0] = make_float4(r.v[0], r.v[1], r.v[2], r.v[3]);
+    y[1] = make_float4(r.v[4], r.v[5], r.v[6], r.v[7]);
+    if (a.kind != LC_POOL_MAX) return;
+    int4* best = reinterpret_cast<int4*>(a.best + to);
+    best[0] = make_int4(r.t[0], r.t[1], r.t[2], r.t[3]);
+    best[1] = make_int4(r.t[4], r.t[5], r.t[6], r.t[7]);
 }
 
 __global__ void __launch_bounds__(kThreads) token_pool_bwd(lc_token_pool_bwd_args a) {
@@ -58,10 +64,17 @@ __global__ void __launch_bounds__(kThreads) token_pool_bwd(lc_token_pool_bwd_arg
     if (!may && add) return;
     act8 dh;
     if (add) dh = load8(a.dh + to);
+    Floats8 dy = {};
+    int best[8] = {t, t, t, t, t, t, t, t}; // whom the gradient goes to
+    if (may) dy = load_floats8(a.dy + from);
+    if (may && a.kind == LC_POOL_MAX) {
+        const int4 low = *reinterpret_cast<const int4*>(a.best + from), high = *reinterpret_cast<const int4*>(a.best + from + 4);
+        best[0] = low.x, best[1] = low.y, best[2] = low.z, best[3] = low.w;
+        best[4] = high.x, best[5] = high.y, best[6] = high.z, best[7] = high.w;
+    }
     UNROLL
     for (int i = 0; i < 8; i++) {
-        float d = 0.f;
-        if (may && (a.kind != LC_POOL_MAX || a.best[from + i] == t)) d = a.dy[from + i];
+        float d = best[i] == t ? dy.v[i] : 0.f;
         if (a.kind == LC_POOL_MEAN) d /= (float)n;
         dh.v[i] = from_f(add ? to_f(dh.v[i]) + d : d);
     }
@@ -73,7 +86,7 @@ LC_API lc_status LC(token_pool_fwd)(const lc_token_pool_fwd_args* a, lc_stream s
     LC_REQUIRE(a->T > 0 && a->S > 0 && a->S < 65536 && a->C > 0 && a->C % 8 == 0, LC_BAD_SHAPE);
     LC_REQUIRE(a->kind >= LC_POOL_MEAN && a->kind <= LC_POOL_MAX, LC_UNSUPPORTED);
     LC_REQUIRE((a->kind == LC_POOL_MAX) == (a->best != nullptr), LC_BAD_SHAPE);
-    LC_REQUIRE(aligned16(a->h), LC_MISALIGNED);
+    LC_REQUIRE(aligned16(a->h, a->y) && aligned16(a->best), LC_MISALIGNED);
     return launch<token_pool_fwd>(dim3(ceil_div(a->C, 8 * kThreads), a->S), dim3(kThreads), 0, stream, *a);
 }
 
@@ -81,6 +94,6 @@ LC_API lc_status LC(token_pool_bwd)(const lc_token_pool_bwd_args* a, lc_stream s
     LC_REQUIRE(a->T > 0 && a->T < 65536 && a->S > 0 && a->C > 0 && a->C % 8 == 0, LC_BAD_SHAPE);
     LC_REQUIRE(a->kind >= LC_POOL_MEAN && a->kind <= LC_POOL_MAX, LC_UNSUPPORTED);
     LC_REQUIRE((a->kind == LC_POOL_MAX) == (a->best != nullptr), LC_BAD_SHAPE);
-    LC_REQUIRE(aligned16(a->dh), LC_MISALIGNED);
+    LC_REQUIRE(aligned16(a->dh, a->dy) && aligned16(a->best), LC_MISALIGNED);
     return launch<token_pool_bwd>(dim3(ceil_div(a->C, 8 * kThreads), a->T), dim3(kThreads), 0, stream, *a);
 }

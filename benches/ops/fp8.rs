@@ -2,9 +2,9 @@
 
 use crate::harness::{Bench, Work};
 use llamacare::device::DType;
-use llamacare::ops::fp8::{Fp8, Fp8Product, Fp8Scales, matmul_fp8};
+use llamacare::ops::fp8::{Fp8, Fp8Product, Fp8Scales, Orientation, matmul_fp8};
 use llamacare::ops::matmul::{Layout, matmul};
-use llamacare::ops::nf4::{Nf4Weight, Orientation, nested_map_on};
+use llamacare::ops::nf4::{Nf4Weight, nested_map_on};
 use llamacare::tape::Write;
 
 pub fn run(bench: &mut Bench) {

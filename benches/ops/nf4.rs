@@ -3,7 +3,7 @@
 use crate::harness::{Bench, Work, operand};
 use llamacare::device::{DType, Device};
 use llamacare::ops::matmul::{Layout, matmul};
-use llamacare::ops::nf4::{Nf4Weight, Orientation, nested_map_on};
+use llamacare::ops::nf4::{Nf4Weight, nested_map_on};
 use llamacare::tape::Write;
 
 pub fn run(bench: &mut Bench) {
@@ -22,8 +22,7 @@ fn quantised(device: &Device, n: usize, k: usize) -> Nf4Weight {
 }
 
 fn weight(bench: &mut Bench, n: usize, k: usize) {
-    const NAMES: [&str; 5] =
-        ["nf4 decode", "nf4 decode, transposed", "nf4 quantise", "nf4 product, decoding", "nf4 decode, product"];
+    const NAMES: [&str; 4] = ["nf4 decode", "nf4 quantise", "nf4 product, decoding", "nf4 decode, product"];
     if !NAMES.iter().any(|name| bench.wants(name)) {
         return;
     }
@@ -32,9 +31,7 @@ fn weight(bench: &mut Bench, n: usize, k: usize) {
     let shape = format!("N={n} K={k}");
     let y = device.empty("y", device.act(), &[n, k]).unwrap();
     let work = Work { bytes: (w.n_bytes() + y.n_bytes()) as f64, ..Work::default() };
-    bench.line("nf4 decode", &shape, work, || w.dequantize_into(&y, Orientation::Rows).unwrap());
-    let turned = y.view(&[k, n]);
-    bench.line("nf4 decode, transposed", &shape, work, || w.dequantize_into(&turned, Orientation::Transposed).unwrap());
+    bench.line("nf4 decode", &shape, work, || w.dequantize_into(&y).unwrap());
     let dense = device.zeros("w", DType::F32, &[n, k]).unwrap();
     let map = nested_map_on(&device).unwrap();
     let work = Work { bytes: (w.n_bytes() + dense.n_bytes()) as f64, ..Work::default() };

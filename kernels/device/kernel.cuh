@@ -25,6 +25,12 @@ struct Arena {
     }
 };
 LC_INLINE float fast_exp(float x) { return __expf(x); }
+// 2^x in one instruction; results below 2^-126 are 0.
+LC_INLINE float fast_exp2(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
 // launch<kernel>(grid, block, shared bytes, stream, args...): returns the launch error as a value.
 template <auto K, class... A>
 inline lc_status launch(dim3 grid, dim3 block, size_t smem, lc_stream stream, A... args) {
@@ -84,7 +90,25 @@ LC_INLINE act8 load8(const act* p) {
     return r;
 }
 LC_INLINE void store8(act* p, const act8& v) { *reinterpret_cast<uint4*>(p) = *reinterpret_cast<const uint4*>(&v); }
+// Eight elements as pairs: a store is always one access, where the compiler may take an act8 apart.
+LC_INLINE void store8(act* p, const act2 (&v)[4]) { *reinterpret_cast<uint4*>(p) = make_uint4(v[0], v[1], v[2], v[3]); }
+LC_INLINE void load8(const act* p, act2* v) {
+    const uint4 r = *reinterpret_cast<const uint4*>(p);
+    v[0] = r.x, v[1] = r.y, v[2] = r.z, v[3] = r.w;
+}
 #else
 LC_INLINE act8 load8(const act* p) { return *reinterpret_cast<const act8*>(p); }
 LC_INLINE void store8(act* p, const act8& v) { *reinterpret_cast<act8*>(p) = v; }
+struct alignas(16) Pairs4 {
+    act2 v[4];
+};
+LC_INLINE void store8(act* p, const act2 (&v)[4]) {
+    Pairs4 whole;
+    for (int i = 0; i < 4; i++) whole.v[i] = v[i];
+    *reinterpret_cast<Pairs4*>(p) = whole;
+}
+LC_INLINE void load8(const act* p, act2* v) {
+    const Pairs4 r = *reinterpret_cast<const Pairs4*>(p);
+    for (int i = 0; i < 4; i++) v[i] = r.v[i];
+}
 #endif

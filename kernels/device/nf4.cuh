@@ -2,6 +2,9 @@
 //
 // NF4_TABLE(name) makes the values readable by any index at full speed: on a GPU sixteen words of shared memory lie in
 // sixteen banks, so that no two lanes ever conflict (constant memory would serialise them); a plain array on the host.
+// NF4_PAIRS(name, T) makes name(packed, i) both values of byte i, as float2 or act2, in one load: on a GPU the 256 pairs lie
+// side by side as often as fill 128 bytes (32 KB in all), a copy for each bank or pair of banks, so that no lane waits for
+// another (with one copy a half-warp waits three times as long), and the place of a pair is a shift and one LOP3.
 // mul_rn and add_rn are never contracted into a fused multiply-add: scales must come out bit for bit as bitsandbytes'.
 #pragma once
 #include "device/kernel.cuh"
@@ -24,16 +27,73 @@ static __constant__ float kNf4Map[16] = {-1.0f,
                                          0.7229568362236023f,
                                          1.0f};
 
+LC_INLINE void nf4_pair(float first, float second, float2& pair) { pair = make_float2(first, second); }
+LC_INLINE void nf4_pair(float first, float second, act2& pair) { pair = pack2(first, second); }
+
 #ifdef __CUDACC__
 #define NF4_TABLE(name)                                          \
     __shared__ float name[16];                                   \
     if (threadIdx.x < 16) name[threadIdx.x] = kNf4Map[threadIdx.x]; \
     __syncthreads()
+#define NF4_PAIRS(name, T)                                                                                 \
+    __shared__ __align__(16) T name##_pairs[256 * Nf4Pairs<T>::kCopies];                                   \
+    nf4_fill(name##_pairs);                                                                                \
+    __syncthreads();                                                                                       \
+    const Nf4Pairs<T> name = {name##_pairs, threadIdx.x % Nf4Pairs<T>::kCopies}
+// A byte's copies fill 128 bytes: eight stores, which neighbouring lanes begin in different banks. A lane looks up one value
+// and hands it round: sixteen places of constant memory at once would be served one after another.
+template <class T>
+LC_INLINE void nf4_fill(T* pairs) {
+    const float mine = kNf4Map[threadIdx.x % 16];
+    for (unsigned byte = threadIdx.x; byte < 256; byte += blockDim.x) { // whole warps
+        T pair;
+        nf4_pair(__shfl_sync(0xffffffffu, mine, byte >> 4), __shfl_sync(0xffffffffu, mine, byte & 15), pair);
+        uint32_t word[2]; // of any two neighbouring ones
+        memcpy(word, &pair, sizeof(T));
+        if (sizeof(T) == 4) word[1] = word[0];
+        const uint4 some = make_uint4(word[0], word[1], word[0], word[1]);
+        UNROLL
+        for (unsigned i = 0; i < 8; i++) reinterpret_cast<uint4*>(pairs)[byte * 8 + (i + byte) % 8] = some;
+    }
+}
+template <class T>
+struct Nf4Pairs {
+    static constexpr int kCopies = 128 / sizeof(T), kShift = sizeof(T) == 4 ? 5 : 4;
+    const T* pairs;
+    uint32_t copy;
+    LC_INLINE T operator()(uint32_t packed, int i) const {
+        const uint32_t shifted = i == 0 ? packed << kShift : packed >> (8 * i - kShift);
+        uint32_t place; // shifted & mask | copy: by itself the compiler masks before it shifts, and needs a second LOP3
+        asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(place) : "r"(shifted), "n"(255 << kShift), "r"(copy));
+        return pairs[place];
+    }
+};
 LC_INLINE float mul_rn(float a, float b) { return __fmul_rn(a, b); }
 LC_INLINE float add_rn(float a, float b) { return __fadd_rn(a, b); }
 LC_INLINE uint32_t load4(const uint8_t* p) { return *reinterpret_cast<const uint32_t*>(p); }
+// Bytes that are read once and should not push others out of L1.
+LC_INLINE uint32_t load4_once(const uint8_t* p) {
+    uint32_t v;
+    asm("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(v) : "l"(p));
+    return v;
+}
+LC_INLINE uint2 load8_once(const uint8_t* p) {
+    uint2 v;
+    asm("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p));
+    return v;
+}
 #else
 #define NF4_TABLE(name) const float* const name = kNf4Map
+#define NF4_PAIRS(name, T) const Nf4Pairs<T> name
+template <class T>
+struct Nf4Pairs {
+    LC_INLINE T operator()(uint32_t packed, int i) const {
+        const uint32_t byte = packed >> (8 * i) & 255;
+        T pair;
+        nf4_pair(kNf4Map[byte >> 4], kNf4Map[byte & 15], pair);
+        return pair;
+    }
+};
 LC_INLINE float mul_rn(float a, float b) {
     volatile float product = a * b; // through memory: the compiler cannot fuse it with what follows
     return product;
@@ -44,6 +104,8 @@ LC_INLINE uint32_t load4(const uint8_t* p) {
     memcpy(&v, p, 4);
     return v;
 }
+LC_INLINE uint32_t load4_once(const uint8_t* p) { return load4(p); }
+LC_INLINE uint2 load8_once(const uint8_t* p) { return *reinterpret_cast<const uint2*>(p); }
 #endif
 
 LC_INLINE float nf4_nested_scale(const lc_nf4& w, size_t block) {
@@ -53,6 +115,20 @@ LC_INLINE float nf4_nested_scale(const lc_nf4& w, size_t block) {
 LC_INLINE float nf4_scale(const lc_nf4& w, size_t block) {
     return w.absmax ? w.absmax[block] : nf4_nested_scale(w, block);
 }
+
+// Scales of 32 neighbouring blocks from `first` on, asked for by the whole warp: each lane decodes one.
+struct Nf4Scales {
+#if defined(__CUDACC__) || LC_CHECKED || defined(LC_LANEWISE)
+    float mine;
+    LC_INLINE Nf4Scales(const lc_nf4& w, size_t first) : mine(nf4_scale(w, first + threadIdx.x % 32)) {}
+    LC_INLINE float operator()(int i) const { return __shfl_sync(0xffffffffu, mine, i); }
+#else // threads that never meet stay a plain loop
+    const lc_nf4& w;
+    size_t first;
+    LC_INLINE Nf4Scales(const lc_nf4& w, size_t first) : w(w), first(first) {}
+    LC_INLINE float operator()(int i) const { return nf4_scale(w, first + i); }
+#endif
+};
 
 // Eight codes in four bytes, the earlier element in the high nibble of its byte.
 LC_INLINE void nf4_decode8(const float* table, uint32_t packed, float (&v)[8]) {

@@ -7,8 +7,8 @@
 //! tests are tests of this.
 
 use crate::device::{DType, Device, Lane, Mark, Tensor};
-use crate::ops::fp8::{Fp8, Fp8Scales};
-use crate::ops::nf4::{Nf4Weight, Orientation};
+use crate::ops::fp8::{Fp8, Fp8Scales, Orientation};
+use crate::ops::nf4::Nf4Weight;
 use crate::{Error, Result};
 use std::collections::HashMap;
 
@@ -65,7 +65,7 @@ impl Wanted {
 
     fn decode_into(&self, tensor: &Tensor) -> Result<()> {
         match &self.form {
-            Form::Dense => self.weight.dequantize_into(tensor, Orientation::Rows),
+            Form::Dense => self.weight.dequantize_into(tensor),
             Form::Fp8(scales, orientation) => scales.decode_into(&self.weight, tensor, *orientation),
         }
     }

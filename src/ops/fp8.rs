@@ -6,10 +6,19 @@ use crate::ffi::{self, LC_FP8_OUTPUTS, LC_FP8_SEGMENTS, LC_NN, LC_NT};
 use crate::ffi::{lc_fp8_rows_args, lc_matmul_fp8_args, lc_matmul_fp8_output, lc_matmul_fp8_segment};
 use crate::ffi::{lc_nf4_fp8_args, lc_nf4_fp8_scales_args};
 use crate::ops::matmul::Layout;
-use crate::ops::nf4::{Nf4Weight, Orientation};
+use crate::ops::nf4::Nf4Weight;
 use crate::tape::Write;
 use crate::{Error, Result};
 use std::ptr::{null, null_mut};
+
+/// Which way a decoded weight lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Orientation {
+    /// [N,K], as stored.
+    Rows,
+    /// [K,N].
+    Transposed,
+}
 
 /// Buffers of the scales of weights, in the memory plan.
 pub const WEIGHT_SCALES: &str = "e4m3 scales";

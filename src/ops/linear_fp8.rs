@@ -7,9 +7,9 @@
 
 use crate::device::Tensor;
 use crate::ops::decoder::Decoder;
-use crate::ops::fp8::{Fp8, Fp8Product, Fp8Scales, matmul_fp8};
+use crate::ops::fp8::{Fp8, Fp8Product, Fp8Scales, Orientation, matmul_fp8};
 use crate::ops::matmul::Layout;
-use crate::ops::nf4::{Nf4Weight, Orientation};
+use crate::ops::nf4::Nf4Weight;
 use crate::tape::Write;
 use crate::{Error, Result};
 use std::cell::RefCell;

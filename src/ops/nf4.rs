@@ -1,7 +1,10 @@
 //! Frozen weights in NF4, as bitsandbytes lays them out: quantise, decode, and multiply without decoding (kernels/nf4.h).
 
 use crate::device::{DType, Device, Tensor};
-use crate::ffi::{self, lc_nf4, lc_nf4_dequantize_args, lc_nf4_matmul_args, lc_nf4_quantize_args};
+use crate::ffi::{
+    self, LC_NF4_MATMUL_AUTO, LC_NF4_MATMUL_PARTS, lc_nf4, lc_nf4_dequantize_args, lc_nf4_matmul_args,
+    lc_nf4_matmul_part, lc_nf4_matmul_way, lc_nf4_quantize_args,
+};
 use crate::tape::Write;
 use crate::{Error, Result};
 use std::ptr::{null, null_mut};
@@ -42,15 +45,6 @@ pub struct Nf4Weight {
     packed: Tensor,
     scales: Scales,
     shape: [usize; 2],
-}
-
-/// Which way a decoded weight lies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Orientation {
-    /// [N,K], as stored.
-    Rows,
-    /// [K,N].
-    Transposed,
 }
 
 impl Nf4Weight {
@@ -158,35 +152,53 @@ impl Nf4Weight {
     /// Decodes into a new tensor [N,K] called `name`.
     pub fn dequantize(&self, name: &str) -> Result<Tensor> {
         let y = self.device().empty(name, self.device().act(), &self.shape)?;
-        self.dequantize_into(&y, Orientation::Rows)?;
+        self.dequantize_into(&y)?;
         Ok(y)
     }
 
-    /// Decodes into `y`, bit for bit as bitsandbytes does.
-    pub fn dequantize_into(&self, y: &Tensor, orientation: Orientation) -> Result<()> {
-        let [n, k] = self.shape;
-        let transposed = orientation == Orientation::Transposed;
-        y.expect("nf4_dequantize y", self.device().act(), &if transposed { [k, n] } else { [n, k] })?;
-        let args = lc_nf4_dequantize_args { w: self.args(), y: y.ptr(), transposed: i32::from(transposed) };
+    /// Decodes into `y` [N,K], bit for bit as bitsandbytes does.
+    pub fn dequantize_into(&self, y: &Tensor) -> Result<()> {
+        y.expect("nf4_dequantize y", self.device().act(), &self.shape)?;
+        let args = lc_nf4_dequantize_args { w: self.args(), y: y.ptr() };
         ffi::launch(self.device(), &ffi::NF4_DEQUANTIZE, &args, &[&self.packed, y])
     }
 
     /// `y [M,N] (=|+=) x [M,K] wᵀ`, decoding in registers: for a few tokens.
     pub fn matmul(&self, x: &Tensor, y: &Tensor, write: Write) -> Result<()> {
-        let [n, k] = self.shape;
-        let [m, _] = x.dims("nf4_matmul x")?;
-        x.expect("nf4_matmul x", self.device().act(), &[m, k])?;
-        y.expect("nf4_matmul y", self.device().act(), &[m, n])?;
+        Nf4Weight::matmuls(&[(self, y)], x, write, LC_NF4_MATMUL_AUTO)
+    }
+
+    /// [`Nf4Weight::matmul`] of one to three weights that share `x` (q, k, v; gate, up), in one launch.
+    pub fn matmuls(parts: &[(&Nf4Weight, &Tensor)], x: &Tensor, write: Write, way: lc_nf4_matmul_way) -> Result<()> {
+        let device = x.device();
+        let [m, k] = x.dims("nf4_matmul x")?;
+        x.expect("nf4_matmul x", device.act(), &[m, k])?;
+        if parts.is_empty() || parts.len() > LC_NF4_MATMUL_PARTS as usize {
+            let n = parts.len();
+            return Err(Error::Shape(format!("nf4_matmul: {n} weights share x, expected 1 to {LC_NF4_MATMUL_PARTS}")));
+        }
+        // What lies behind the last part is not read: it repeats the first.
+        let part =
+            |&(w, y): &(&Nf4Weight, &Tensor)| lc_nf4_matmul_part { w: w.args(), y: y.ptr(), ldy: w.shape[0] as i32 };
         let args = lc_nf4_matmul_args {
-            w: self.args(),
+            part: std::array::from_fn(|i| part(parts.get(i).unwrap_or(&parts[0]))),
             x: x.ptr(),
-            y: y.ptr(),
+            n_parts: parts.len() as i32,
             M: m as i32,
             ldx: k as i32,
-            ldy: n as i32,
             write: write.code(),
+            way: way as i32,
         };
-        ffi::launch(self.device(), &ffi::NF4_MATMUL, &args, &[x, &self.packed, y])
+        let mut tensors = vec![x];
+        for (i, &(w, y)) in parts.iter().enumerate() {
+            if w.shape[1] != k {
+                let [n, features] = w.shape;
+                return Err(Error::Shape(format!("nf4_matmul: x has {k} features, weight {i} is [{n},{features}]")));
+            }
+            y.expect("nf4_matmul y", device.act(), &[m, w.shape[0]])?;
+            tensors.extend([&w.packed, y]);
+        }
+        ffi::launch(device, &ffi::NF4_MATMUL, &args, &tensors)
     }
 
     /// As kernels take it.

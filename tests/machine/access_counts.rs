@@ -14,10 +14,10 @@ use llamacare::ops::dense::dense;
 use llamacare::ops::dropout::Dropout;
 use llamacare::ops::eci_pool::eci_pool;
 use llamacare::ops::embedding::embedding;
-use llamacare::ops::fp8::{Fp8, Fp8Product, Fp8Scales, matmul_fp8};
+use llamacare::ops::fp8::{Fp8, Fp8Product, Fp8Scales, Orientation, Road, matmul_fp8_by};
 use llamacare::ops::grad_norm::grad_norm;
-use llamacare::ops::matmul::{Layout, matmul};
-use llamacare::ops::nf4::{Nf4Weight, Orientation, nested_map_on};
+use llamacare::ops::matmul::{Cut, Layout, Product, matmul_cut};
+use llamacare::ops::nf4::{Nf4Weight, nested_map_on};
 use llamacare::ops::rms_norm::rms_norm;
 use llamacare::ops::rotary::{RotaryTable, rotary};
 use llamacare::ops::rows::{add_rows, gather_rows};
@@ -88,21 +88,25 @@ fn products(cases: &mut Cases) {
         let (main, lora) = (pair(k), (rank > 0).then(|| pair(rank)));
         let segments: Vec<_> = [Some(&main), lora.as_ref()].into_iter().flatten().map(|(a, b)| (a, b)).collect();
         let y = cases.device.zeros("y", dtype, &[m, n]).unwrap();
-        cases.count(case, || matmul(layout, &segments, &y, 1.0, Write::Set).unwrap());
+        let product = Product { segments, y: &y, alpha: 1.0, write: Write::Set };
+        cases.count(case, || matmul_cut(layout, &[product], Cut { tile, slices: None }).unwrap());
     };
     let (act, f32) = (DType::Bf16, DType::F32);
-    product("y, large tiles", nt, [1024, 1024, 128], 16, act);
-    product("dx, large tiles", nn, [1024, 1024, 128], 0, act);
-    product("dw, large tiles", tn, [1024, 1024, 128], 0, f32);
-    product("y, few rows", nt, [72, 256, 512], 16, act);
-    product("dx, few rows", nn, [72, 256, 512], 0, act);
-    product("dw, few rows", tn, [72, 256, 512], 0, f32);
-    product("x At of LoRA", nt, [256, 16, C], 0, act);
-    product("dy B of LoRA", nn, [256, 16, C], 0, act);
-    product("dB of LoRA", tn, [C, 16, 128], 0, f32);
-    product("dA of LoRA", tn, [16, C, 128], 0, f32);
-    product("y of 8 rows", nt, [8, 512, C], 0, act);
-    product("logits", nt, [64, 512, C], 0, f32);
+    // Tiles of the table in matmul.cu: 128 x 256, 128 x 128, and Hopper's of 256, 192 and 128 columns.
+    for (name, tile) in [("widest tiles", 1), ("large tiles", 2), ("Hopper, 256", 10), ("Hopper, 192", 11), ("Hopper, 128", 12)] {
+        product(&format!("y, {name}"), nt, [1024, 1024, 128], 16, act, Some(tile));
+        product(&format!("dx, {name}"), nn, [1024, 1024, 128], 0, act, Some(tile));
+    }
+    product("dw, large tiles", tn, [1024, 1024, 128], 0, f32, Some(2));
+    product("y, few rows", nt, [72, 256, 512], 16, act, Some(3));
+    product("dx, few rows", nn, [72, 256, 512], 0, act, Some(3));
+    product("dw, few rows", tn, [72, 256, 512], 0, f32, Some(3));
+    product("x At of LoRA", nt, [256, 16, C], 0, act, None);
+    product("dy B of LoRA", nn, [256, 16, C], 0, act, None);
+    product("dB of LoRA", tn, [C, 16, 128], 0, f32, None);
+    product("dA of LoRA", tn, [16, C, 128], 0, f32, None);
+    product("y of 8 rows", nt, [8, 512, C], 0, act, None);
+    product("logits", nt, [64, 512, C], 0, f32, None);
 }
 
 fn nf4(cases: &mut Cases) {
@@ -112,9 +116,8 @@ fn nf4(cases: &mut Cases) {
     let mut weight = None;
     cases.count("NF4", || weight = Some(Nf4Weight::quantize(&dense, Some(&map)).unwrap()));
     let weight = weight.expect("counted once");
-    let (rows, columns) = (cases.act(&[n, k]), cases.act(&[k, n]));
-    cases.count("NF4", || weight.dequantize_into(&rows, Orientation::Rows).unwrap());
-    cases.count("NF4", || weight.dequantize_into(&columns, Orientation::Transposed).unwrap());
+    let rows = cases.act(&[n, k]);
+    cases.count("NF4", || weight.dequantize_into(&rows).unwrap());
     for m in [1, 8] {
         let (x, y) = (cases.act(&[m, k]), cases.act(&[m, n]));
         cases.count(&format!("{m} tokens"), || weight.matmul(&x, &y, Write::Set).unwrap());
@@ -139,7 +142,10 @@ fn fp8(cases: &mut Cases) {
         for (way, layout) in [("y", Layout::NT), ("dx", Layout::NN)] {
             let lora = (cases.act(&[m, 16]), cases.act(&if layout == Layout::NT { [n, 16] } else { [16, n] }));
             let product = Fp8Product { eight: vec![(&a, &b)], wide: vec![(&lora.0, &lora.1)], y: &y };
-            cases.count(&format!("{way}, {case}"), || matmul_fp8(layout, &[product], Write::Set).unwrap());
+            for road in [Road::Chosen, Road::Wgmma] {
+                let products = [product.clone()];
+                cases.count(&format!("{way}, {case}"), || matmul_fp8_by(road, layout, &products, Write::Set).unwrap());
+            }
         }
     }
 }

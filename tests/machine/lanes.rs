@@ -2,7 +2,7 @@
 //! is counted and used again.
 
 use llamacare::device::{Compute, DType, Device, Lane, Tensor};
-use llamacare::ops::nf4::{Nf4Weight, Orientation, Scales};
+use llamacare::ops::nf4::{Nf4Weight, Scales};
 
 fn cpu() -> Device {
     Device::cpu(Compute::Bf16).unwrap()
@@ -18,7 +18,7 @@ fn slot(device: &Device) -> Tensor {
 }
 
 fn decode_aside(device: &Device, w: &Nf4Weight, y: &Tensor) -> llamacare::Result<()> {
-    device.on(Lane::Side, || w.dequantize_into(y, Orientation::Rows))
+    device.on(Lane::Side, || w.dequantize_into(y))
 }
 
 fn wait(device: &Device, waiting: Lane, lane: Lane) {
@@ -73,7 +73,7 @@ fn lanes_may_read_side_by_side_but_a_writer_waits_for_readers() {
     let (w, y, z) = (weight(&device), slot(&device), slot(&device));
     wait(&device, Lane::Side, Lane::Main);
     decode_aside(&device, &w, &y).unwrap();
-    w.dequantize_into(&z, Orientation::Rows).unwrap();
+    w.dequantize_into(&z).unwrap();
     assert!(said(w.packed().fill_zero()).contains("the main lane writes it while `nf4_dequantize` on the side lane"));
     wait(&device, Lane::Main, Lane::Side);
     w.packed().fill_zero().unwrap();

@@ -4,7 +4,7 @@ use crate::common::for_each_device;
 use llamacare::checkpoint::{Expected, HostNf4, HostWeight, ModelFolder, expected_tensors};
 use llamacare::device::{DType, Device};
 use llamacare::model::frozen::{fill_nf4, upload_exact, write_dense};
-use llamacare::ops::nf4::{Nf4Weight, Orientation, Scales, nested_map_on};
+use llamacare::ops::nf4::{Nf4Weight, Scales, nested_map_on};
 use std::path::Path;
 
 /// A folder of tools/golden/convert.py.
@@ -59,7 +59,7 @@ fn a_folder_of_bitsandbytes_is_what_quantising_its_source_gives() {
 /// NF4's error on normal weights is 0.09; on the wrong weight, or one that lies transposed, it would be above 1.
 fn assert_decodes_near(weight: &Nf4Weight, source: &[f32], device: &Device) {
     let y = device.empty("y", device.act(), &weight.shape()).expect("memory");
-    weight.dequantize_into(&y, Orientation::Rows).expect("a launch");
+    weight.dequantize_into(&y).expect("a launch");
     let norm = |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x * x)).sum::<f64>().sqrt();
     let decoded = y.read_f32().expect("values");
     let error = norm(&mut decoded.iter().zip(source).map(|(a, b)| a - b)) / norm(&mut source.iter().copied());

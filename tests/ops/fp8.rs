@@ -2,9 +2,9 @@
 
 use crate::common::{Golden, for_each_device};
 use llamacare::device::{Compute, DType, Device, Tensor};
-use llamacare::ops::fp8::{Fp8, Fp8Product, Fp8Scales, Road, matmul_fp8, matmul_fp8_by};
+use llamacare::ops::fp8::{Fp8, Fp8Product, Fp8Scales, Orientation, Road, matmul_fp8, matmul_fp8_by};
 use llamacare::ops::matmul::Layout;
-use llamacare::ops::nf4::{Nf4Weight, Orientation, nested_map_on};
+use llamacare::ops::nf4::{Nf4Weight, nested_map_on};
 use llamacare::tape::Write;
 
 /// Runs `test` wherever there are 8-bit products.

@@ -1,9 +1,10 @@
 //! NF4 against bitsandbytes, byte for byte (tools/golden/nf4.py), and the product that decodes in registers.
 
 use crate::common::for_each_device;
-use llamacare::device::{DType, Device, Tensor};
+use llamacare::device::{Compute, DType, Device, Tensor};
+use llamacare::ffi::{LC_NF4_MATMUL_AUTO, LC_NF4_MATMUL_TENSOR};
 use llamacare::ops::matmul::{Layout, matmul};
-use llamacare::ops::nf4::{NF4_MAP, Nf4Weight, Orientation, Scales, nested_map, nested_map_on};
+use llamacare::ops::nf4::{NF4_MAP, Nf4Weight, Scales, nested_map, nested_map_on};
 use llamacare::tape::Write;
 use safetensors::SafeTensors;
 use std::collections::BTreeMap;
@@ -86,17 +87,11 @@ fn decoding_gives_bitsandbytes_values_rounded_once() {
     for_each_device(|device| {
         let map = nested_map_on(device).unwrap();
         for case in golden.cases() {
-            let (w, [n, k]) = (golden.weight(device, &case), golden.shape(&case));
+            let w = golden.weight(device, &case);
             for (name, map) in [("plain", None), ("double", Some(&map))] {
                 let want = golden.floats(&format!("{case}.{name}"));
                 let quantised = Nf4Weight::quantize(&w, map).unwrap();
                 assert_holds(&quantised.dequantize("decoded").unwrap(), &want, &format!("{case}.{name}"));
-                if n % 8 == 0 && k % 8 == 0 {
-                    let turned: Vec<f32> = (0..n * k).map(|e| want[e % n * k + e / n]).collect();
-                    let y = device.empty("decoded", device.act(), &[k, n]).unwrap();
-                    quantised.dequantize_into(&y, Orientation::Transposed).unwrap();
-                    assert_holds(&y, &turned, &format!("{case}.{name} transposed"));
-                }
             }
         }
     });
@@ -123,7 +118,7 @@ fn scales_on_the_host_are_those_of_the_kernels() {
 
 #[test]
 fn a_weight_costs_4_bits_and_its_scales() {
-    let device = Device::cpu(llamacare::device::Compute::Bf16).unwrap();
+    let device = Device::cpu(Compute::Bf16).unwrap();
     let w = device.zeros("w", DType::F32, &[256, 1024]).unwrap();
     let n = 256 * 1024;
     let plain = Nf4Weight::quantize(&w, None).unwrap();
@@ -172,6 +167,68 @@ fn decoding_inside_the_product_agrees_with_decoding_before_it() {
 }
 
 #[test]
+fn tensor_cores_multiply_by_the_codes_rounded_to_storage() {
+    // Three weights in one launch: 136 rows, 40 and 8, so that blocks of sixteen end inside each. Two blocks of 64 a row, or 19:
+    // warps without work, and warps with an odd number.
+    let device = &Device::cpu(Compute::Bf16).unwrap();
+    let map = nested_map_on(device).unwrap();
+    for (k, map) in [(128, None), (128, Some(&map)), (1216, Some(&map))] {
+        let values =
+            |n: usize, seed: usize| (0..n).map(|e| ((e * 37 + seed) % 127) as f32 / 64.0 - 1.0).collect::<Vec<_>>();
+        let weights = [136, 40, 8].map(|n| {
+            let w = device.upload("w", DType::F32, &[n, k], &values(n * k, n)).unwrap();
+            Nf4Weight::quantize(&w, map).unwrap()
+        });
+        for m in [1, 7, 8, 9, 16, 21] {
+            let x = device.upload("x", device.act(), &[m, k], &values(m * k, 5)).unwrap();
+            for write in [Write::Set, Write::Add] {
+                let old = |n: usize| (0..m * n).map(|e| (e % 7) as f32).collect::<Vec<_>>();
+                let of =
+                    |w: &Nf4Weight| device.upload("y", device.act(), &[m, w.shape()[0]], &old(w.shape()[0])).unwrap();
+                let ys = [of(&weights[0]), of(&weights[1]), of(&weights[2])];
+                let parts = [(&weights[0], &ys[0]), (&weights[1], &ys[1]), (&weights[2], &ys[2])];
+                Nf4Weight::matmuls(&parts, &x, write, LC_NF4_MATMUL_TENSOR).unwrap();
+                for (w, y) in parts {
+                    let n = w.shape()[0];
+                    let (codes, scales, xs) =
+                        (w.packed().read_bytes().unwrap(), w.scales().values().unwrap(), x.read_f32().unwrap());
+                    let value = |e: usize| {
+                        let byte = codes[e / 2];
+                        let code = if e % 2 == 0 { byte >> 4 } else { byte & 15 };
+                        let rounded = half::bf16::from_f32(NF4_MAP[usize::from(code)]);
+                        rounded.to_f64() * f64::from(scales[e / 64])
+                    };
+                    let before = old(n);
+                    for (e, got) in y.read_f32().unwrap().into_iter().enumerate() {
+                        let (row, column) = (e / n, e % n);
+                        let product: f64 = (0..k).map(|j| f64::from(xs[row * k + j]) * value(column * k + j)).sum();
+                        let want = product + if write == Write::Add { f64::from(before[e]) } else { 0.0 };
+                        // y is rounded once, by half a unit in 256 at most; sums in fp32 add what is far below.
+                        let near = (f64::from(got) - want).abs() <= want.abs() / 256.0 + 1e-4;
+                        assert!(near, "K={k} M={m} {write:?} N={n}: y[{row},{column}] is {got}, expected {want}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_product_of_several_weights_refuses_what_does_not_fit() {
+    let device = Device::cpu(Compute::Bf16).unwrap();
+    let weight = |n: usize, k: usize| Nf4Weight::empty(&device, [n, k], None).unwrap();
+    let x = device.zeros("x", device.act(), &[1, 64]).unwrap();
+    let y = device.zeros("y", device.act(), &[1, 8]).unwrap();
+    let refusal = |parts: &[(&Nf4Weight, &Tensor)]| {
+        Nf4Weight::matmuls(parts, &x, Write::Set, LC_NF4_MATMUL_AUTO).unwrap_err().to_string()
+    };
+    let (fits, wide) = (weight(8, 64), weight(8, 72));
+    assert_eq!(refusal(&[(&fits, &y), (&wide, &y)]), "nf4_matmul: x has 64 features, weight 1 is [8,72]");
+    assert_eq!(refusal(&[]), "nf4_matmul: 0 weights share x, expected 1 to 3");
+    assert_eq!(refusal(&[(&fits, &y); 4]), "nf4_matmul: 4 weights share x, expected 1 to 3");
+}
+
+#[test]
 fn a_decoded_weight_multiplies_as_a_dense_one() {
     // The road of many tokens: decode, then multiply. The same bytes as with the golden's own decoded weight.
     let golden = Bytes::load();
@@ -191,7 +248,7 @@ fn a_decoded_weight_multiplies_as_a_dense_one() {
 
 #[test]
 fn parts_that_do_not_fit_are_refused() {
-    let device = Device::cpu(llamacare::device::Compute::Bf16).unwrap();
+    let device = Device::cpu(Compute::Bf16).unwrap();
     let packed = device.zeros("q_proj", DType::U8, &[100]).unwrap();
     let absmax = device.zeros("q_proj.absmax", DType::F32, &[4]).unwrap();
     let error = Nf4Weight::new(packed, Scales::Plain(absmax), [16, 16]).unwrap_err().to_string();

@@ -4,13 +4,12 @@
 pub struct lc_nf4_dequantize_args {
     pub w: lc_nf4,
     pub y: *mut lc_act,
-    pub transposed: i32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of lc_nf4_dequantize_args",
-    ][::std::mem::size_of::<lc_nf4_dequantize_args>() - 72usize];
+    ][::std::mem::size_of::<lc_nf4_dequantize_args>() - 64usize];
     [
         "Alignment of lc_nf4_dequantize_args",
     ][::std::mem::align_of::<lc_nf4_dequantize_args>() - 8usize];
@@ -20,9 +19,6 @@ const _: () = {
     [
         "Offset of field: lc_nf4_dequantize_args::y",
     ][::std::mem::offset_of!(lc_nf4_dequantize_args, y) - 56usize];
-    [
-        "Offset of field: lc_nf4_dequantize_args::transposed",
-    ][::std::mem::offset_of!(lc_nf4_dequantize_args, transposed) - 64usize];
 };
 unsafe extern "C" {
     #[must_use]
