@@ -79,21 +79,24 @@ impl Cases {
 
 fn products(cases: &mut Cases) {
     let (nt, nn, tn) = (Layout::NT, Layout::NN, Layout::TN);
-    let mut product = |case: &str, layout: Layout, [m, n, k]: [usize; 3], rank: usize, dtype: DType| {
-        let pair = |k: usize| match layout {
-            Layout::NT => (cases.act(&[m, k]), cases.act(&[n, k])),
-            Layout::NN => (cases.act(&[m, k]), cases.act(&[k, n])),
-            Layout::TN => (cases.act(&[k, m]), cases.act(&[k, n])),
+    let mut product =
+        |case: &str, layout: Layout, [m, n, k]: [usize; 3], rank: usize, dtype: DType, tile: Option<usize>| {
+            let pair = |k: usize| match layout {
+                Layout::NT => (cases.act(&[m, k]), cases.act(&[n, k])),
+                Layout::NN => (cases.act(&[m, k]), cases.act(&[k, n])),
+                Layout::TN => (cases.act(&[k, m]), cases.act(&[k, n])),
+            };
+            let (main, lora) = (pair(k), (rank > 0).then(|| pair(rank)));
+            let segments: Vec<_> = [Some(&main), lora.as_ref()].into_iter().flatten().map(|(a, b)| (a, b)).collect();
+            let y = cases.device.zeros("y", dtype, &[m, n]).unwrap();
+            let product = Product { segments, y: &y, alpha: 1.0, write: Write::Set };
+            cases.count(case, || matmul_cut(layout, &[product], Cut { tile, slices: None }).unwrap());
         };
-        let (main, lora) = (pair(k), (rank > 0).then(|| pair(rank)));
-        let segments: Vec<_> = [Some(&main), lora.as_ref()].into_iter().flatten().map(|(a, b)| (a, b)).collect();
-        let y = cases.device.zeros("y", dtype, &[m, n]).unwrap();
-        let product = Product { segments, y: &y, alpha: 1.0, write: Write::Set };
-        cases.count(case, || matmul_cut(layout, &[product], Cut { tile, slices: None }).unwrap());
-    };
     let (act, f32) = (DType::Bf16, DType::F32);
     // Tiles of the table in matmul.cu: 128 x 256, 128 x 128, and Hopper's of 256, 192 and 128 columns.
-    for (name, tile) in [("widest tiles", 1), ("large tiles", 2), ("Hopper, 256", 10), ("Hopper, 192", 11), ("Hopper, 128", 12)] {
+    for (name, tile) in
+        [("widest tiles", 1), ("large tiles", 2), ("Hopper, 256", 10), ("Hopper, 192", 11), ("Hopper, 128", 12)]
+    {
         product(&format!("y, {name}"), nt, [1024, 1024, 128], 16, act, Some(tile));
         product(&format!("dx, {name}"), nn, [1024, 1024, 128], 0, act, Some(tile));
     }
