@@ -11,7 +11,10 @@
 // checked    tests/ops/fp8.rs against tools/golden/fp8.py; every tile against a triple loop
 #include "matmul_fp8.h"
 #include "device/async_copy.cuh"
+#include "device/gpu.cuh"
+#include "device/matmul_fp8.cuh"
 #include "device/mma_fp8.cuh"
+#include "matmul_fp8_wgmma.h"
 
 #ifndef LC_FP32
 namespace {
@@ -218,20 +221,10 @@ LC_API lc_status LC(matmul_fp8)(const lc_matmul_fp8_args* a, lc_stream stream) {
     (void)a, (void)stream;
     return lc_status{LC_UNSUPPORTED, 0, "bf16 storage"};
 #else
-    LC_REQUIRE(a->layout == LC_NT || a->layout == LC_NN, LC_UNSUPPORTED);
-    LC_REQUIRE(a->M > 0 && a->n_outputs >= 1 && a->n_outputs <= LC_FP8_OUTPUTS, LC_BAD_SHAPE);
-    for (int i = 0; i < a->n_outputs; i++) {
-        const lc_matmul_fp8_output& out = a->output[i];
-        LC_REQUIRE(out.N > 0 && out.N % 8 == 0 && out.first_segment >= 0 && out.n_segments >= 1, LC_BAD_SHAPE);
-        LC_REQUIRE(out.first_segment + out.n_segments <= LC_FP8_SEGMENTS, LC_BAD_SHAPE);
-        LC_REQUIRE(out.y && aligned16(out.y), LC_MISALIGNED);
-        for (int s = out.first_segment; s < out.first_segment + out.n_segments; s++) {
-            const lc_matmul_fp8_segment& part = a->segment[s];
-            LC_REQUIRE(part.K > 0 && part.K % (part.a8 ? 16 : 8) == 0, LC_BAD_SHAPE);
-            LC_REQUIRE(part.a8 ? part.b8 && part.a_scales && part.b_scales : part.a && part.b, LC_UNSUPPORTED);
-            LC_REQUIRE(aligned16(part.a8, part.b8, part.a, part.b), LC_MISALIGNED);
-        }
-    }
+    LC_TRY(matmul_fp8_fault(*a));
+#ifdef __CUDACC__
+    if (this_gpu().architecture == 90) return LC(matmul_fp8_wgmma)(a, stream);
+#endif
     return a->layout == LC_NT ? run_by_shape<Major::kRows>(*a, stream) : run_by_shape<Major::kCols>(*a, stream);
 #endif
 }

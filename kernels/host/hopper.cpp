@@ -1,6 +1,7 @@
 // hopper.cpp - mbarriers, bulk tensor copies, clusters and products of a warpgroup (hopper.h), as the PTX manual has them.
 #include "lc.h"
 #include "host/hopper.h"
+#include "host/leaf_fp8.h"
 
 namespace lc_host {
 namespace {
@@ -31,6 +32,7 @@ void mbarrier_init(void* barrier, uint32_t arrivals) {
 void mbarrier_arrive(void* barrier, uint32_t rank, uint32_t n_bytes) {
     const Block* of = block->cluster[rank];
     Mbarrier& b = in_use(at_rank(barrier, rank));
+    if (!of->live) die("a block of the cluster has left while another still arrives at its mbarrier");
     if (!b.missing) die("one arrival too many at an mbarrier");
 #if LC_CHECKED
     check_mbarrier_arrive(&b, of);
@@ -137,6 +139,16 @@ void each_unit(const WarpgroupCall& call, bool a_in_registers, Each each) {
 }
 }  // namespace
 
+// The same in e4m3: what was read as 16-bit elements is pairs of bytes.
+static void fp8_product(const WarpgroupCall& call, float* const* acc, const uint16_t* a, const uint16_t* b) {
+    for (int j = 0; j < call.nt; j += kMaxN / 8) {
+        const int nt = call.nt - j < kMaxN / 8 ? call.nt - j : kMaxN / 8;
+        float* part[32];
+        for (int l = 0; l < 32; l++) part[l] = acc[l] + j * 4;
+        fp8_leaf_tile(Fp8Call{1, nt, call.ks, (const uint8_t*)a, 2 * kLdA, (const uint8_t*)(b + j * 8 * ldb(call)), 2 * ldb(call)}, part);
+    }
+}
+
 void each_read(const WarpgroupCall& call, bool a_in_registers, void (*each)(uint32_t at, const void* pc)) {
     each_unit(call, a_in_registers, [&](uint32_t at, bool, uint32_t) { each(at, call.pc); });
 }
@@ -145,6 +157,7 @@ void warpgroup_product(const WarpgroupCall& call, float* const* acc, const void*
     static __thread uint16_t a[16 * kLdA], b[kMaxColumns * (kMaxSteps * 16 + 8)];
     const char* smem = block->smem;
     each_unit(call, a_regs, [&](uint32_t at, bool of_a, uint32_t to) { memcpy((of_a ? a : b) + to, smem + at, 16); });
+    if (call.e4m3) return fp8_product(call, acc, a, b);
     for (int j = 0; j < call.nt; j += kMaxN / 8) {
         const int nt = call.nt - j < kMaxN / 8 ? call.nt - j : kMaxN / 8;
         float* part[32];

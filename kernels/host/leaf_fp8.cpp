@@ -60,21 +60,21 @@ void check_tile(const uint8_t* tile, int ld, int rows, int k, bool rows_first, c
 uint16_t e4m3_to_bf16(uint8_t code) { return table.bf16[code]; }
 
 void fp8_tile(const Fp8Call& call, float* const* acc) {
-    const int m = call.mt * 16, n = call.nt * 8, k = call.ks * 32;
 #if LC_CHECKED
+    const int m = call.mt * 16, n = call.nt * 8, k = call.ks * 32;
     const void* pc = __builtin_return_address(0);
     check_tile(call.a, call.lda, m, k, true, pc);
     check_tile(call.b, call.ldb, n, k, false, pc);
 #endif
+    fp8_leaf_tile(call, acc);
+}
+
+void fp8_leaf_tile(const Fp8Call& call, float* const* acc) {
+    const int m = call.mt * 16, n = call.nt * 8, k = call.ks * 32;
     widen(scratch.a, call.a, call.lda, m, k);
     widen(scratch.b, call.b, call.ldb, n, k);
     const MmaCall wide{call.mt, call.nt, call.ks * 2, false, false, scratch.a, k, scratch.b, k, 2};
-#ifdef __x86_64__
-    static const bool vectors = has_avx512(), pairs = has_avx512_bf16();
-    if (pairs) return leaf_bf16::mma_tile(wide, acc, nullptr);
-    if (vectors) return leaf_avx512::mma_tile(wide, acc, nullptr);
-#endif
-    leaf_base::mma_tile(wide, acc, nullptr);
+    leaf_tile(wide, acc, nullptr);
 }
 
 void fp8_leaf(float* const* d, const uint32_t* const* a, const uint32_t* const* b) {

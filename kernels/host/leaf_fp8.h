@@ -19,6 +19,7 @@ struct Fp8Call {
 uint16_t e4m3_to_bf16(uint8_t code);
 
 void fp8_tile(const Fp8Call& call, float* const* acc);
+void fp8_leaf_tile(const Fp8Call& call, float* const* acc);  // unwatched
 void fp8_leaf(float* const* d, const uint32_t* const* a, const uint32_t* const* b);
 
 LC_INLINE void warp_mma_fp8_fused(const Fp8Call& call, float* acc) {

@@ -132,13 +132,32 @@ pub(super) struct Event {
 impl Event {
     /// Everything launched in this lane until now.
     pub(super) fn record(gpu: &Gpu, lane: Lane) -> Result<Event> {
+        Event::with(gpu, lane, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+    }
+
+    /// The same, with the time at which the lane came by.
+    pub(super) fn record_timed(gpu: &Gpu, lane: Lane) -> Result<Event> {
+        Event::with(gpu, lane, sys::CUevent_flags::CU_EVENT_DEFAULT)
+    }
+
+    fn with(gpu: &Gpu, lane: Lane, flags: sys::CUevent_flags) -> Result<Event> {
         gpu.bind()?;
         let failed = |e: DriverError| device_error("a mark in a stream", e);
-        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING).map_err(failed)?;
+        let event = result::event::create(flags).map_err(failed)?;
         let made = Event { context: gpu.context.clone(), address: event as usize };
         // SAFETY: the event was just created and the stream lives as long as `gpu`, both in the context bound above.
         unsafe { result::event::record(event, gpu.stream(lane)) }.map_err(failed)?;
         Ok(made)
+    }
+
+    /// Waits until this place was reached, and tells how long after `earlier` that was. Both with time.
+    pub(super) fn seconds_since(&self, gpu: &Gpu, earlier: &Event) -> Result<f64> {
+        gpu.bind()?;
+        let (from, to) = (earlier.address as sys::CUevent, self.address as sys::CUevent);
+        // SAFETY: both events live until `drop` and belong to the context bound above; without time in one of them, or before
+        // the first was recorded, the driver returns an error instead.
+        let milliseconds = unsafe { result::event::synchronize(to).and_then(|()| result::event::elapsed(from, to)) };
+        milliseconds.map(|ms| f64::from(ms) / 1e3).map_err(|e| device_error(FAILED, e))
     }
 
     /// Holds what is launched in `lane` from now on until this place was reached.

@@ -7,6 +7,7 @@
 
 #[cfg(feature = "checked")]
 mod checked;
+mod clock;
 mod cuda;
 mod host_buffer;
 mod lanes;
@@ -14,6 +15,7 @@ mod memory;
 mod order;
 mod tensor;
 
+pub use clock::Tick;
 pub use host_buffer::HostBuffer;
 pub use lanes::{Lane, Mark};
 pub use memory::MemoryUse;

@@ -96,8 +96,22 @@ pub struct Fp8Product<'a> {
     pub y: &'a Tensor,
 }
 
+/// Which kernel multiplies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Road {
+    /// The device's.
+    Chosen,
+    /// Hopper's, which the CPU device runs as well.
+    Wgmma,
+}
+
 /// `y (=|+=) Σ eight + Σ wide` for up to three outputs of the same M, in one launch.
 pub fn matmul_fp8(layout: Layout, products: &[Fp8Product], write: Write) -> Result<()> {
+    matmul_fp8_by(Road::Chosen, layout, products, write)
+}
+
+/// As [`matmul_fp8`], by a road that a test wants to see.
+pub fn matmul_fp8_by(road: Road, layout: Layout, products: &[Fp8Product], write: Write) -> Result<()> {
     let Some(first) = products.first() else { return Ok(()) };
     let device = first.y.device();
     let [m, _] = first.y.dims("matmul_fp8 y")?;
@@ -158,5 +172,9 @@ pub fn matmul_fp8(layout: Layout, products: &[Fp8Product], write: Write) -> Resu
     let n_outputs = products.len() as i32;
     let args =
         lc_matmul_fp8_args { segment, output, n_outputs, M: m as i32, layout: layout as i32, write: write.code() };
-    ffi::launch(device, &ffi::MATMUL_FP8, &args, &tensors)
+    let launcher = match road {
+        Road::Chosen => &ffi::MATMUL_FP8,
+        Road::Wgmma => &ffi::MATMUL_FP8_WGMMA,
+    };
+    ffi::launch(device, launcher, &args, &tensors)
 }

@@ -12,6 +12,7 @@ mod checked_hopper;
 mod counters;
 mod fp8;
 mod lanes;
+mod watch;
 
 use std::ffi::{CStr, c_char};
 

@@ -2,7 +2,7 @@
 
 use crate::common::{Golden, for_each_device};
 use llamacare::device::{Compute, DType, Device, Tensor};
-use llamacare::ops::fp8::{Fp8, Fp8Product, Fp8Scales, matmul_fp8};
+use llamacare::ops::fp8::{Fp8, Fp8Product, Fp8Scales, Road, matmul_fp8, matmul_fp8_by};
 use llamacare::ops::matmul::Layout;
 use llamacare::ops::nf4::{Nf4Weight, Orientation, nested_map_on};
 use llamacare::tape::Write;
@@ -16,6 +16,11 @@ fn for_each_fp8_device(test: impl Fn(&Device)) {
 }
 
 /// Codes as golden files hold them; NaN by any of its two names.
+/// The device's own, and on the CPU device Hopper's as well.
+fn roads(device: &Device) -> &'static [Road] {
+    if device.is_cuda() { &[Road::Chosen] } else { &[Road::Chosen, Road::Wgmma] }
+}
+
 fn same_codes(found: &Tensor, want: &[i32], what: &str) {
     let nan = |code: i32| code & 0x7f == 0x7f;
     let found = found.read_bytes().unwrap();
@@ -112,16 +117,18 @@ fn products_match_torch_on_the_same_codes() {
             let act = |name: String| golden.act(device, &case, &name);
             let wide: Vec<(Tensor, Tensor)> =
                 (0..n("n_wide")).map(|i| (act(format!("wa{i}")), act(format!("wb{i}")))).collect();
-            let y = golden.act(device, &case, "y0");
             let layout = if case.starts_with("mm_nt") { Layout::NT } else { Layout::NN };
             let write = if n("add") == 1 { Write::Add } else { Write::Set };
-            let product = Fp8Product {
-                eight: eight.iter().map(|(a, b)| (a, b)).collect(),
-                wide: wide.iter().map(|(a, b)| (a, b)).collect(),
-                y: &y,
-            };
-            matmul_fp8(layout, &[product], write).unwrap();
-            golden.check(device, &case, "y", &y, 2.0);
+            for &road in roads(device) {
+                let y = golden.act(device, &case, "y0");
+                let product = Fp8Product {
+                    eight: eight.iter().map(|(a, b)| (a, b)).collect(),
+                    wide: wide.iter().map(|(a, b)| (a, b)).collect(),
+                    y: &y,
+                };
+                matmul_fp8_by(road, layout, &[product], write).unwrap();
+                golden.check(device, &case, "y", &y, 2.0);
+            }
         }
     });
 }
@@ -145,15 +152,16 @@ fn exact(device: &Device, rows: usize, k: usize, seed: u32) -> (Fp8, Vec<f64>) {
 
 #[test]
 fn every_tile_and_every_output_of_a_launch_sums_exactly_the_right_products() {
-    // Large and small tiles with edges; three outputs of different widths; segments that end inside a k-tile.
-    let shapes = [(264, [328, 72, 136]), (40, [8, 24, 72]), (1, [16, 8, 8]), (130, [520, 128, 8])];
+    // Large and small tiles with edges; three outputs of different widths; segments that end inside a k-tile, and long ones, whose
+    // sum Hopper makes in parts.
+    let shapes = [(264, [328, 72, 136], 144), (40, [8, 24, 72], 144), (1, [16, 8, 8], 1168), (130, [520, 128, 8], 592)];
     for_each_fp8_device(|device| {
-        for (i, (m, widths)) in shapes.into_iter().enumerate() {
+        for (i, (m, widths, depth)) in shapes.into_iter().enumerate() {
             for layout in [Layout::NT, Layout::NN] {
                 let seed = 100 * i as u32;
                 let mut outputs = Vec::new();
                 for (at, n) in widths.into_iter().enumerate() {
-                    let (k, wide) = (144 - 48 * at, 24);
+                    let (k, wide) = (depth - 48 * at, 24);
                     let (a, b) = (exact(device, m, k, seed + at as u32), exact(device, n, k, seed + 10 + at as u32));
                     let narrow = |rows: usize, columns: usize, seed: u32| {
                         let values: Vec<f32> =
@@ -182,17 +190,19 @@ fn every_tile_and_every_output_of_a_launch_sums_exactly_the_right_products() {
                         y,
                     })
                     .collect();
-                matmul_fp8(layout, &products, Write::Set).unwrap();
-                for (_, _, y, want) in &outputs {
-                    // Sums are exact; only storing rounds.
-                    let stored = device.upload("want", device.act(), y.shape(), want).unwrap();
-                    assert_eq!(
-                        y.read_f32().unwrap(),
-                        stored.read_f32().unwrap(),
-                        "{layout:?} {m}x{:?} on {}",
-                        y.shape(),
-                        device.name()
-                    );
+                for &road in roads(device) {
+                    matmul_fp8_by(road, layout, &products, Write::Set).unwrap();
+                    for (_, _, y, want) in &outputs {
+                        // Sums are exact; only storing rounds.
+                        let stored = device.upload("want", device.act(), y.shape(), want).unwrap();
+                        assert_eq!(
+                            y.read_f32().unwrap(),
+                            stored.read_f32().unwrap(),
+                            "{road:?} {layout:?} {m}x{:?} on {}",
+                            y.shape(),
+                            device.name()
+                        );
+                    }
                 }
             }
         }
@@ -210,11 +220,13 @@ fn a_nan_outside_the_matrix_never_enters_it() {
             Fp8 { codes: upload_codes(device, &codes, &[to, k]).rows(0, rows), scales: scales.rows(0, rows) }
         };
         let (a, b) = (codes(m, m + 3), codes(n, n + 8));
-        let y = device.upload("y", device.act(), &[m + 3, n], &vec![7.0; (m + 3) * n]).unwrap();
-        let product = Fp8Product { eight: vec![(&a, &b)], wide: vec![], y: &y.rows(0, m) };
-        matmul_fp8(Layout::NT, &[product], Write::Set).unwrap();
-        let y = y.read_f32().unwrap();
-        assert!(y[..m * n].iter().all(|&v| v == k as f32) && y[m * n..].iter().all(|&v| v == 7.0), "{y:?}");
+        for &road in roads(device) {
+            let y = device.upload("y", device.act(), &[m + 3, n], &vec![7.0; (m + 3) * n]).unwrap();
+            let product = Fp8Product { eight: vec![(&a, &b)], wide: vec![], y: &y.rows(0, m) };
+            matmul_fp8_by(road, Layout::NT, &[product], Write::Set).unwrap();
+            let y = y.read_f32().unwrap();
+            assert!(y[..m * n].iter().all(|&v| v == k as f32) && y[m * n..].iter().all(|&v| v == 7.0), "{y:?}");
+        }
     });
 }
 

@@ -148,6 +148,24 @@ fn outputs_of_different_widths_and_depths_share_a_launch_whole_and_in_slices() {
 }
 
 #[test]
+fn tall_outputs_are_walked_once_by_every_raster() {
+    // More rows than a group of tiles, of pairs of tiles on Hopper: 2,048 and some.
+    for_each_device(|device| {
+        for layout in [Layout::NT, Layout::NN] {
+            let all = [(136, 1), (264, 2)].map(|(n, seed)| exact(device, layout, [2184, n], &[16], seed));
+            for tile in [None].into_iter().chain(tiles(device, layout, 1).map(Some)) {
+                let ys: Vec<Tensor> = all.iter().map(|one| one.y(device)).collect();
+                let products: Vec<Product> = all.iter().zip(&ys).map(|(one, y)| one.product(y)).collect();
+                matmul_cut(layout, &products, Cut { tile, slices: Some(1) }).unwrap();
+                for (one, y) in all.iter().zip(&ys) {
+                    assert!(y.read_f32().unwrap() == one.want, "{layout:?} {tile:?} on {}", device.name());
+                }
+            }
+        }
+    });
+}
+
+#[test]
 fn more_products_than_a_launch_takes_and_unlike_ones_are_made_all_the_same() {
     for_each_device(|device| {
         let layout = Layout::NN;
@@ -217,7 +235,7 @@ fn neither_the_tile_nor_the_company_in_a_launch_changes_a_bit_and_slices_do() {
             };
             let chosen = made(true, Cut::default());
             assert_eq!(made(false, Cut::default()), chosen, "{layout:?}: one by one, on {}", device.name());
-            let [whole, cut] = [1, 3].map(|n| {
+            let [whole, cut] = [1, 4].map(|n| {
                 let of = |tile| made(true, Cut { tile: Some(tile), slices: Some(n) });
                 let first = of(1);
                 for tile in tiles(device, layout, n) {

@@ -3,9 +3,10 @@
 use super::{none, root, texts};
 
 /// Operations whose tests stand in a file of another stem: one family, one story.
-const TESTED_IN: [(&str, &str); 7] = [
+const TESTED_IN: [(&str, &str); 8] = [
     ("fp8_rows", "fp8"),
     ("matmul_fp8", "fp8"),
+    ("matmul_fp8_wgmma", "fp8"),
     ("matmul_wgmma", "matmul"),
     ("nf4_dequantize", "nf4"),
     ("nf4_fp8", "fp8"),
