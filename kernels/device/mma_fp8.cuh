@@ -9,7 +9,8 @@
 //
 // A GPU adds with less than fp32 inside one instruction (Hopper about 14 bits, as published by those who measured it): 2^-13 of a
 // partial sum, far below e4m3's own 2^-4 an element. The host adds in fp32. sm_89 and sm_120 have the instruction (QMMA); for
-// sm_90 the compiler unpacks to fp16 and multiplies that (two HMMA and their unpacking), which is right but no faster than bf16.
+// sm_90 the compiler unpacks to fp16 and multiplies that (two HMMA and their unpacking), right but slower than bf16: products go
+// by wgmma there (matmul_fp8_wgmma).
 #pragma once
 #include "device/mma.cuh"
 

@@ -74,11 +74,6 @@ impl Gpu {
         &self.name
     }
 
-    /// Compute capability 9.0.
-    pub(super) fn is_hopper(&self) -> bool {
-        self.capability == (9, 0)
-    }
-
     /// That kernels for 8-bit tensor cores were compiled for this GPU.
     pub(super) fn expect_fp8(&self) -> Result<()> {
         match self.capability {

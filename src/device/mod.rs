@@ -158,11 +158,6 @@ impl Device {
         }
     }
 
-    /// Whether 8-bit products are unpacked to 16 bits here: right, and no faster. Hopper, until they are written for `wgmma`.
-    pub fn unpacks_fp8(&self) -> bool {
-        matches!(self.kind(), Kind::Cuda(gpu) if gpu.is_hopper())
-    }
-
     /// Whether this is a device without memory.
     pub fn is_paper(&self) -> bool {
         matches!(self.kind(), Kind::Paper(_))

@@ -34,7 +34,6 @@ pub fn padded_rank(rank: usize) -> usize {
 
 /// A frozen weight [out, in].
 #[derive(Debug, Clone)]
-#[expect(clippy::large_enum_variant, reason = "a model has a few hundred of these; a box would only be one more hop")]
 pub enum Weight {
     /// In the storage type.
     Dense(Tensor),

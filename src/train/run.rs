@@ -148,9 +148,6 @@ impl Run<'_> {
             );
             if c.machine.compute == ComputeType::Fp8 {
                 println!("--compute fp8: frozen weights are multiplied in 8 bits (e4m3), all else is computed in bf16");
-                if self.device.unpacks_fp8() {
-                    println!("note: on this GPU 8-bit products are unpacked to 16 bits; bf16 is faster here");
-                }
             }
             println!("{}", self.plan.table());
             println!("{}", self.plan.layers());

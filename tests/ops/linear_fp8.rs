@@ -127,6 +127,22 @@ fn together_or_alone_kept_or_made_again_not_a_bit_changes() {
 }
 
 #[test]
+fn the_gradient_of_an_input_read_twice_is_a_sum() {
+    let golden = Golden::load("linear_fp8");
+    for_each_fp8_device(|device| {
+        let layers = layers(device, &golden, "T33_r8", &[]);
+        let (x, dys) = inputs(device, &golden, "T33_r8");
+        let mut tape = Tape::new(device);
+        let x = tape.var(x, true);
+        let mut ys = linear(&mut tape, &x, &[&layers[0], &layers[1]], Through::plain("y")).unwrap();
+        ys.extend(linear(&mut tape, &x, &[&layers[2]], Through::plain("y")).unwrap());
+        let seeds = ys.iter().zip(&dys).map(|(y, dy)| (y.id(), dy.clone())).collect();
+        let dx = tape.backward(seeds).unwrap().take(x.id()).unwrap();
+        golden.check(device, "T33_r8", "dx_as8", &dx, 3.0);
+    });
+}
+
+#[test]
 fn a_few_tokens_are_multiplied_as_without_fp8() {
     let golden = Golden::load("linear_fp8");
     for_each_fp8_device(|device| {
