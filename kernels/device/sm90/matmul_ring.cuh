@@ -142,14 +142,15 @@ LC_INLINE void store(const RingArgs& a, const lc_matmul_output& out, int m, int 
 
 template <int KS, Major B, int NT>
 LC_INLINE void multiply(float (&acc)[NT][4], const act* tile_a, const act* tile_b) {
+    warpgroup_begin();
     warpgroup_mma<KS, B>(acc, tile_a, tile_b);
     warpgroup_commit();
 }
 
-// One stage, of which `left` elements of k hold something. A commit of its own in each case: joined, it would be a group too many.
+// One stage, of which `left` elements of k hold something. Each case begins and commits by itself: joined, it would
+// be a group too many.
 template <Major B, int NT>
 LC_INLINE void multiply_stage(float (&acc)[NT][4], const act* tile_a, const act* tile_b, int left) {
-    warpgroup_begin();
     switch (min(kBK, left + 15) / 16) {
         case 1: multiply<1, B>(acc, tile_a, tile_b); break;
         case 2: multiply<2, B>(acc, tile_a, tile_b); break;
