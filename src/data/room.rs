@@ -3,7 +3,7 @@
 use super::pack::MicroBatch;
 
 /// Rows that one tile of attention covers (LC_ATTENTION_TILE).
-const TILE: usize = 64;
+const TILE: usize = 128;
 
 /// What a micro-batch holds at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub struct MicroShape {
     pub targets: usize,
     /// Whether any row has a label, so that the head runs.
     pub labelled: bool,
-    /// Tiles of 64 rows that attention cuts the sequences into.
+    /// Tiles of 128 rows that attention cuts the sequences into.
     pub tiles: usize,
 }
 
@@ -114,9 +114,9 @@ mod tests {
     #[test]
     fn a_shape_counts_what_a_step_depends_on() {
         assert_eq!(TILE, crate::ffi::LC_ATTENTION_TILE as usize);
-        let micro = batch(&[(64, 60, None), (65, 1, Some(2)), (1, 1, None)]);
-        assert_eq!(MicroShape::of(&micro), shape(130, 3, 68, true, 4));
-        assert_eq!(MicroShape::of(&batch(&[(129, 129, None)])), shape(129, 1, 0, false, 3));
+        let micro = batch(&[(128, 124, None), (129, 65, Some(2)), (1, 1, None)]);
+        assert_eq!(MicroShape::of(&micro), shape(258, 3, 68, true, 4));
+        assert_eq!(MicroShape::of(&batch(&[(257, 257, None)])), shape(257, 1, 0, false, 3));
     }
 
     #[test]

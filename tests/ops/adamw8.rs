@@ -55,6 +55,21 @@ fn the_maps_are_those_of_bitsandbytes_bit_for_bit() {
     }
 }
 
+#[test]
+fn a_moment_right_between_two_codes_takes_the_lower() {
+    // m is half of the gradient and the largest gradient is 1: nothing is rounded on the way to the search.
+    let config = AdamwConfig { beta1: 0.5, ..CONFIG };
+    let map = dynamic_map(true);
+    let grad: Vec<f32> = map.windows(2).map(|w| (w[0] + w[1]) * 0.5).chain([1.0]).collect();
+    for_each_device(|device| {
+        let state = State::new(device, device.zeros("w", DType::F32, &[256]).unwrap());
+        state.weights.grad.stored().unwrap().write_f32(&grad).unwrap();
+        adamw8(&state.weights, state.moments.each_ref(), &state.maps, &config, None, 1).unwrap();
+        let codes = state.moments[0].codes.read_bytes().unwrap();
+        assert_eq!(codes, (0..=255).collect::<Vec<u8>>(), "{}", device.name());
+    });
+}
+
 /// One code is one step of the map: where our m and PyTorch's differ in their last bit, right at a midpoint, codes may
 /// differ by it. None does, after one step or twelve.
 #[test]
