@@ -20,7 +20,15 @@
 #pragma once
 #include "lc.h"
 
-#define LC_ATTENTION_TILE 64
+#define LC_ATTENTION_TILE 128
+
+/* Shapes of a kernel's blocks (device/attention.cuh), by the shared memory of a multiprocessor they are made for. Results
+ * differ in the last bits, so one device always takes the same. */
+typedef enum lc_attention_blocks {
+    LC_ATTENTION_AUTO = 0, /* as the device has  */
+    LC_ATTENTION_100K = 1, /* sm_86, 89, 120     */
+    LC_ATTENTION_164K = 2  /* sm_80, 90          */
+} lc_attention_blocks;
 
 typedef struct lc_sequence {
     int32_t q_begin, q_len; /* rows of q and o                      */
@@ -44,6 +52,7 @@ typedef struct lc_attention_fwd_args {
     int32_t n_q_tiles, T, H, KV, D; /* H % KV == 0; D one of 16, 32, 64, 128               */
     int32_t ldq, ldk, ldv, ldo;     /* in elements, multiples of 8                         */
     float scale;                    /* > 0, usually 1/sqrt(D)                              */
+    int32_t blocks;                 /* lc_attention_blocks                                 */
 } lc_attention_fwd_args;
 
 typedef struct lc_attention_bwd_args {
@@ -63,6 +72,7 @@ typedef struct lc_attention_bwd_args {
     int32_t n_q_tiles, n_k_tiles, T, H, KV, D;
     int32_t ldq, ldk, ldv, ldo, ldd_o, lddq, lddk, lddv;
     float scale;
+    int32_t blocks; /* lc_attention_blocks */
 } lc_attention_bwd_args;
 
 LC_API lc_status LC(attention_fwd)(const lc_attention_fwd_args *a, lc_stream stream);

@@ -25,6 +25,12 @@ struct Arena {
     }
 };
 LC_INLINE float fast_exp(float x) { return __expf(x); }
+// 2^x in one instruction; results below 2^-126 are 0.
+LC_INLINE float fast_exp2(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
 // launch<kernel>(grid, block, shared bytes, stream, args...): returns the launch error as a value.
 template <auto K, class... A>
 inline lc_status launch(dim3 grid, dim3 block, size_t smem, lc_stream stream, A... args) {

@@ -141,6 +141,26 @@ LC_INLINE void warp_mma_ra(float (&acc)[MT][NT][4], const act2 (&a)[KS][MT][4], 
 #endif
 }
 
+// The A operand of warp_mma_ra from shared memory, for a tile that is multiplied many times.
+template <int KS, int MT>
+LC_INLINE void warp_load_a(act2 (&a)[KS][MT][4], const act* tile, int lda) {
+    const int l = lane_id();
+    UNROLL
+    for (int k = 0; k < KS; k++) {
+        UNROLL
+        for (int i = 0; i < MT; i++) {
+#if defined(__CUDACC__) || !defined(LC_FP32)
+            ldmatrix_x4(a[k][i], a_row<Major::kRows>(tile, lda, i, k, l));
+#else
+            for (int r = 0; r < 4; r++) {
+                const act* p = tile + (i * 16 + l / 4 + r % 2 * 8) * lda + k * 16 + l % 4 * 2 + r / 2 * 8;
+                a[k][i][r] = act2{p[0], p[1]};
+            }
+#endif
+        }
+    }
+}
+
 // The A operand of the next product from this one's accumulators: rows stay rows, columns become k.
 template <int KS, int MT, int NT>
 LC_INLINE void acc_to_a(act2 (&a)[KS][MT][4], const float (&acc)[MT][NT][4]) {

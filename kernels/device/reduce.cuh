@@ -20,6 +20,8 @@ __device__ __forceinline__ void quad_reduce2(float& x, float& y, Op op) {
         y = op(y, __shfl_xor_sync(0xffffffffu, y, d));
     }
 }
+// Whether any lane of the warp says so.
+__device__ __forceinline__ bool warp_any(bool v) { return __any_sync(0xffffffffu, v); }
 // The maximum over eight neighbouring lanes.
 __device__ __forceinline__ float octet_max(float v) {
 #pragma unroll
@@ -60,6 +62,9 @@ LC_INLINE void quad_reduce2(float& x, float& y, Op op) {
     });
     x = s.f[lane * 2];
     y = s.f[lane * 2 + 1];
+}
+LC_INLINE bool warp_any(bool v) {
+    return warp_reduce(v ? 1.f : 0.f, [](float a, float b) { return a > b ? a : b; }) > 0.f;
 }
 LC_INLINE float octet_max(float v) {
     using namespace lc_host;

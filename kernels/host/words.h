@@ -44,10 +44,10 @@ static inline float2 make_float2(float x, float y) { return {x, y}; }
 static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 static inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 
-// 2^f by a polynomial of degree 6, about 1 ulp, branch-free so that loops over it vectorise.
-LC_INLINE float fast_exp(float x) {
-    float t = x * 1.44269504088896341f;
-    t = t < -126.f ? -126.f : t;
+// 2^x: a whole power and a polynomial of degree 6 for the rest, about 1 ulp, branch-free so that loops over it vectorise.
+// Results below 2^-126 are 0, as on a GPU.
+LC_INLINE float fast_exp2(float x) {
+    float t = x < -126.f ? -126.f : x;
     t = t > 127.f ? 127.f : t;
     float k = floorf(t + 0.5f), f = t - k;
     float p = 1.5403530e-4f;
@@ -60,8 +60,9 @@ LC_INLINE float fast_exp(float x) {
     uint32_t u = (uint32_t)((int)k + 127) << 23;
     float scale;
     memcpy(&scale, &u, 4);
-    return x < -87.3f ? 0.f : (x != x ? x : p * scale);
+    return x < -126.f ? 0.f : (x != x ? x : p * scale);
 }
+LC_INLINE float fast_exp(float x) { return fast_exp2(x * 1.44269504088896341f); }
 static inline float rsqrtf(float x) { return 1.f / sqrtf(x); }
 static inline float __fdividef(float a, float b) { return a / b; }
 static inline float __uint_as_float(unsigned u) {

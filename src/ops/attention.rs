@@ -74,6 +74,7 @@ pub fn attention(
         ldv: ldk,
         ldo: ldq,
         scale: heads.scale(),
+        blocks: layout.blocks as i32,
     };
     ffi::launch(&device, &ffi::ATTENTION_FWD, &args, &[q.value(), k.value(), v.value(), &o])?;
     let o = tape.var(o, needs_grad);
@@ -137,6 +138,7 @@ impl Node for Attention {
             lddk: ldk,
             lddv: ldk,
             scale: heads.scale(),
+            blocks: self.layout.blocks as i32,
         };
         ffi::launch(&device, &ffi::ATTENTION_BWD, &args, &[&d_o, q, k, v])?;
         // The kernels set and never add: q, k and v are read by nothing else (`put` holds us to that).

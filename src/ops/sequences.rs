@@ -4,7 +4,7 @@
 //! to search for its sequence would do so in every block) and lies on the device as four small integer arrays.
 
 use crate::device::{Device, Tensor};
-use crate::ffi::{LC_ATTENTION_TILE, lc_sequence, lc_tile};
+use crate::ffi::{LC_ATTENTION_AUTO, LC_ATTENTION_TILE, lc_attention_blocks, lc_sequence, lc_tile};
 use crate::{Error, Result};
 use std::cmp::Reverse;
 
@@ -19,6 +19,7 @@ pub struct SequenceLayout {
     n_keys: usize,
     max_position: usize,
     own_keys: bool,
+    pub(super) blocks: lc_attention_blocks,
 }
 
 impl SequenceLayout {
@@ -75,6 +76,11 @@ impl SequenceLayout {
         Ok(SequenceLayout { positions, max_position, ..self })
     }
 
+    /// With one of the shapes of attention's blocks (`LC_ATTENTION_100K`, ..), whatever the device: for tests.
+    pub fn with_blocks(self, blocks: lc_attention_blocks) -> SequenceLayout {
+        SequenceLayout { blocks, ..self }
+    }
+
     fn new(device: &Device, sequences: &[lc_sequence], own_keys: bool) -> Result<SequenceLayout> {
         if sequences.is_empty() {
             return Err(Error::Shape("a micro-batch of no sequences: expected at least one".into()));
@@ -100,6 +106,7 @@ impl SequenceLayout {
             max_position: positions.iter().copied().max().unwrap_or(0) as usize,
             positions: device.upload_i32("positions", &[positions.len()], &positions)?,
             own_keys,
+            blocks: LC_ATTENTION_AUTO,
         })
     }
 

@@ -3,12 +3,12 @@
 
 use crate::common::{Golden, for_each_device};
 use llamacare::device::{Compute, DType, Device, Tensor};
-use llamacare::ffi::{self, lc_attention_fwd_args};
+use llamacare::ffi::{self, LC_ATTENTION_100K, LC_ATTENTION_164K, lc_attention_fwd_args};
 use llamacare::ops::attention::{SequenceLayout, attention};
 use llamacare::tape::Tape;
 use std::sync::Arc;
 
-/// Lengths around the tile of 64: below, at and above it, and more than two.
+/// Lengths around blocks of 64 and 128 rows: below, at and above them, and more than two.
 const LENGTHS: [i32; 6] = [1, 7, 63, 64, 65, 130];
 
 fn ends(lengths: &[i32]) -> Vec<i32> {
@@ -111,11 +111,13 @@ fn attention_matches_torch() {
                 golden.ints(&case, "heads").iter().map(|&n| n as usize).collect::<Vec<_>>().try_into().unwrap();
             let floats = |name| golden.floats(&case, name);
             let inputs = Inputs { heads, q: floats("q"), k: floats("k"), v: floats("v"), d_o: floats("do") };
-            let layout = SequenceLayout::packed(device, &ends(&golden.ints(&case, "lengths"))).unwrap();
-            let [o, dq, dk, dv] = inputs.run(device, &Arc::new(layout));
-            golden.check(device, &case, "o", &o, 2.0);
-            for (name, gradient) in [("dq", dq), ("dk", dk), ("dv", dv)] {
-                golden.check(device, &case, name, &gradient, 3.0);
+            for blocks in [LC_ATTENTION_100K, LC_ATTENTION_164K] {
+                let layout = SequenceLayout::packed(device, &ends(&golden.ints(&case, "lengths"))).unwrap();
+                let [o, dq, dk, dv] = inputs.run(device, &Arc::new(layout.with_blocks(blocks)));
+                golden.check(device, &case, "o", &o, 2.0);
+                for (name, gradient) in [("dq", dq), ("dk", dk), ("dv", dv)] {
+                    golden.check(device, &case, name, &gradient, 3.0);
+                }
             }
         }
     });
@@ -129,15 +131,35 @@ fn every_head_size_and_group_matches_the_explicit_softmax() {
         let inputs = Inputs::random(330, heads);
         for key_counts in [&LENGTHS[..], &padded] {
             let layout = SequenceLayout::with_key_counts(&device, &ends(&LENGTHS), key_counts).unwrap();
-            let got = inputs.run(&device, &Arc::new(layout));
-            for ((got, want), name) in
-                got.iter().zip(inputs.explicit(&LENGTHS, key_counts)).zip(["o", "dq", "dk", "dv"])
-            {
-                let size = (want.iter().map(|w| w * w).sum::<f64>() / want.len() as f64).sqrt();
-                for (i, (g, w)) in got.read_f32().unwrap().into_iter().zip(&want).enumerate() {
-                    let near = (f64::from(g) - w).abs() <= 1e-5 * size.max(w.abs());
-                    assert!(near, "{heads:?} keys {key_counts:?}: {name}[{i}] is {g}, expected {w}");
-                }
+            let want = inputs.explicit(&LENGTHS, key_counts);
+            assert_near(&inputs.run(&device, &Arc::new(layout)), &want, &format!("{heads:?} keys {key_counts:?}"));
+        }
+    }
+}
+
+fn assert_near(got: &[Tensor; 4], want: &[Vec<f64>; 4], what: &str) {
+    for ((got, want), name) in got.iter().zip(want).zip(["o", "dq", "dk", "dv"]) {
+        let size = (want.iter().map(|w| w * w).sum::<f64>() / want.len() as f64).sqrt();
+        for (i, (g, w)) in got.read_f32().unwrap().into_iter().zip(want).enumerate() {
+            let near = (f64::from(g) - w).abs() <= 1e-5 * size.max(w.abs());
+            assert!(near, "{what}: {name}[{i}] is {g}, expected {w}");
+        }
+    }
+}
+
+#[test]
+fn every_shape_of_blocks_matches_the_explicit_softmax() {
+    let device = Device::cpu(Compute::Fp32).unwrap();
+    let lengths = [130, 1, 300, 64];
+    let padded = [97, 1, 290, 64];
+    for heads in [[1, 1, 128], [4, 2, 128]] {
+        let inputs = Inputs::random(495, heads);
+        for key_counts in [&lengths, &padded] {
+            let want = inputs.explicit(&lengths, key_counts);
+            for blocks in [LC_ATTENTION_100K, LC_ATTENTION_164K] {
+                let layout = SequenceLayout::with_key_counts(&device, &ends(&lengths), key_counts).unwrap();
+                let got = inputs.run(&device, &Arc::new(layout.with_blocks(blocks)));
+                assert_near(&got, &want, &format!("{heads:?} keys {key_counts:?} blocks {blocks}"));
             }
         }
     }
@@ -231,6 +253,7 @@ fn a_row_that_sees_no_key_gives_zeros_and_a_nan_stays_a_nan() {
                 ldv: ld,
                 ldo: ld,
                 scale: 0.25,
+                blocks: 0,
             };
             ffi::launch(device, &ffi::ATTENTION_FWD, &args, &[&q, &k, &v, &o]).unwrap();
             let o = o.read_f32().unwrap();
