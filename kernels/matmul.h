@@ -20,7 +20,12 @@
 
 typedef enum lc_layout { LC_NT = 0, LC_NN = 1, LC_TN = 2 } lc_layout;
 
-typedef enum lc_matmul_size { LC_MAX_SEGMENTS = 8, LC_MAX_OUTPUTS = 3, LC_MAX_SLICES = 16 } lc_matmul_size;
+typedef enum lc_matmul_size {
+    LC_MAX_SEGMENTS = 8,
+    LC_MAX_OUTPUTS = 3,
+    LC_MAX_SLICES = 16,
+    LC_MATMUL_WIDE = 128 /* N of outputs that share a launch: all less, or none */
+} lc_matmul_size;
 
 typedef struct lc_matmul_segment {
     const lc_act *a;  /* in  NT, NN: [M,K]   TN: [K,M]    rows lda apart */

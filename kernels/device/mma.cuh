@@ -5,6 +5,7 @@
 //   B: [NT*8,  KS*16] with k contiguous (kRows), or [KS*16, NT*8] with n contiguous (kCols)
 // a and b point at the warp's tile (the same in all lanes); lda, ldb are row strides in elements: multiples of 8, and
 // with 16-byte units per row odd (e.g. 64 + 8) ldmatrix has no bank conflicts.
+// `meanwhile` is called once, when the products of the first k16 step are under way: its instructions find room between them.
 // warp_mma_ra takes A from registers, in the order accumulators come out (flash attention's P).
 //
 // The body in steps, loops of ldmatrix + mma.sync m16n8k16, is the CUDA implementation. On the host one call is one
@@ -17,6 +18,10 @@
 #include "device/kernel.cuh"
 
 enum class Major { kRows, kCols };
+
+struct Nothing {
+    LC_INLINE void operator()() const {}
+};
 
 // Row and column of accumulator element (i, j, r) of this lane inside the warp's tile.
 LC_INLINE int acc_row(int lane, int i, int r) { return i * 16 + (lane >> 2) + (r >> 1) * 8; }
@@ -73,56 +78,75 @@ LC_INLINE const act* b_row(const act* b, int ldb, int j2, int k, int l) {
                              : b + (k * 16 + (l & 15)) * ldb + j2 * 16 + (l >> 4) * 8;
 }
 
-template <Major B, int MT, int NT>
-LC_INLINE void mma_step(float (&acc)[MT][NT][4], const uint32_t (&fa)[MT][4], const act* b, int ldb, int k) {
-    const int l = lane_id();
+template <Major A>
+LC_INLINE void load_a(uint32_t (&f)[4], const act* a, int lda, int i, int k) {
+    A == Major::kRows ? ldmatrix_x4(f, a_row<A>(a, lda, i, k, lane_id()))
+                      : ldmatrix_x4_trans(f, a_row<A>(a, lda, i, k, lane_id()));
+}
+template <Major B>
+LC_INLINE void load_b(uint32_t (&f)[4], const act* b, int ldb, int j2, int k) {
+    B == Major::kRows ? ldmatrix_x4(f, b_row<B>(b, ldb, j2, k, lane_id()))
+                      : ldmatrix_x4_trans(f, b_row<B>(b, ldb, j2, k, lane_id()));
+}
+template <int MT, int NT>
+LC_INLINE void mma_pair(float (&acc)[MT][NT][4], const uint32_t (&fa)[MT][4], const uint32_t (&fb)[4], int j2) {
 #pragma unroll
-    for (int j = 0; j < NT / 2; j++) {
-        uint32_t fb[4];
-        if (B == Major::kRows)
-            ldmatrix_x4(fb, b_row<B>(b, ldb, j, k, l));
-        else
-            ldmatrix_x4_trans(fb, b_row<B>(b, ldb, j, k, l));
-#pragma unroll
-        for (int i = 0; i < MT; i++) {
-            mma_m16n8k16(acc[i][2 * j], fa[i], fb[0], fb[1]);
-            mma_m16n8k16(acc[i][2 * j + 1], fa[i], fb[2], fb[3]);
-        }
+    for (int i = 0; i < MT; i++) {
+        mma_m16n8k16(acc[i][2 * j2], fa[i], fb[0], fb[1]);
+        mma_m16n8k16(acc[i][2 * j2 + 1], fa[i], fb[2], fb[3]);
     }
 }
-template <int KS, Major A, Major B, int MT, int NT>
-LC_INLINE void warp_mma_steps(float (&acc)[MT][NT][4], const act* a, int lda, const act* b, int ldb) {
-    const int l = lane_id();
+// Fragments are loaded one pair of columns ahead of the products that take them, those of A spread over the products of
+// the k16 step before: while ldmatrix is under way there is always a product to issue.
+template <int KS, Major A, Major B, int MT, int NT, class Meanwhile = Nothing>
+LC_INLINE void warp_mma_steps(float (&acc)[MT][NT][4], const act* a, int lda, const act* b, int ldb,
+                              Meanwhile meanwhile = Meanwhile()) {
+    constexpr int kPairs = NT / 2;
+    uint32_t fa[2][MT][4], fb[2][4];
+#pragma unroll
+    for (int i = 0; i < MT; i++) load_a<A>(fa[0][i], a, lda, i, 0);
+    load_b<B>(fb[0], b, ldb, 0, 0);
 #pragma unroll
     for (int k = 0; k < KS; k++) {
-        uint32_t fa[MT][4];
 #pragma unroll
-        for (int i = 0; i < MT; i++) {
-            if (A == Major::kRows)
-                ldmatrix_x4(fa[i], a_row<A>(a, lda, i, k, l));
-            else
-                ldmatrix_x4_trans(fa[i], a_row<A>(a, lda, i, k, l));
+        for (int j = 0; j < kPairs; j++) {
+            const int n = k * kPairs + j;
+            if (n + 1 < KS * kPairs) load_b<B>(fb[(n + 1) & 1], b, ldb, (j + 1) % kPairs, k + (j + 1) / kPairs);
+            if (k + 1 < KS) {
+#pragma unroll
+                for (int i = j * MT / kPairs; i < (j + 1) * MT / kPairs; i++)
+                    load_a<A>(fa[(k + 1) & 1][i], a, lda, i, k + 1);
+            }
+            mma_pair(acc, fa[k & 1], fb[n & 1], j);
         }
-        mma_step<B>(acc, fa, b, ldb, k);
+        if (k == 0) meanwhile();
     }
 }
 template <int KS, Major B, int MT, int NT>
 LC_INLINE void warp_mma_ra_steps(float (&acc)[MT][NT][4], const act2 (&a)[KS][MT][4], const act* b, int ldb) {
+    constexpr int kPairs = NT / 2;
+    uint32_t fb[2][4];
+    load_b<B>(fb[0], b, ldb, 0, 0);
 #pragma unroll
-    for (int k = 0; k < KS; k++) mma_step<B>(acc, a[k], b, ldb, k);
+    for (int n = 0; n < KS * kPairs; n++) {
+        if (n + 1 < KS * kPairs) load_b<B>(fb[(n + 1) & 1], b, ldb, (n + 1) % kPairs, (n + 1) / kPairs);
+        mma_pair(acc, a[n / kPairs], fb[n & 1], n % kPairs);
+    }
 }
 #endif
 
-template <int KS, Major A = Major::kRows, Major B = Major::kRows, int MT, int NT>
-LC_INLINE void warp_mma(float (&acc)[MT][NT][4], const act* a, int lda, const act* b, int ldb) {
+template <int KS, Major A = Major::kRows, Major B = Major::kRows, int MT, int NT, class Meanwhile = Nothing>
+LC_INLINE void warp_mma(float (&acc)[MT][NT][4], const act* a, int lda, const act* b, int ldb,
+                        Meanwhile meanwhile = Meanwhile()) {
     static_assert(NT % 2 == 0, "one ldmatrix.x4 reads B for two tiles of 8 columns");
 #if defined(__CUDACC__) || (defined(LC_LANEWISE) && !defined(LC_FP32))
-    warp_mma_steps<KS, A, B>(acc, a, lda, b, ldb);
+    warp_mma_steps<KS, A, B>(acc, a, lda, b, ldb, meanwhile);
 #else
     static_assert(MT * 16 <= lc_host::kMaxM && NT * 8 <= lc_host::kMaxN && KS * 16 <= lc_host::kMaxK,
                   "leaf.h: larger tiles");
     lc_host::MmaCall call{MT, NT, KS, A == Major::kCols, B == Major::kCols, a, lda, b, ldb, sizeof(act)};
     LC_ESCAPE(&acc[0][0][0]);
+    meanwhile();
     lc_host::warp_mma_fused(call, &acc[0][0][0], nullptr);
 #endif
 }

@@ -8,7 +8,7 @@
 use crate::device::{DType, Device, Tensor};
 use crate::ops::decoder::Decoder;
 use crate::ops::dropout::Dropout;
-use crate::ops::matmul::{Layout, matmul};
+use crate::ops::matmul::{Layout, Product, matmul, matmul_each};
 use crate::ops::nf4::Nf4Weight;
 use crate::tape::{Again, Grads, Node, Param, Saved, Tape, Var, VarId, Write};
 use crate::{Error, Result};
@@ -118,28 +118,46 @@ impl Linear {
         }
         Ok(Linear { name, weight, lora, n_in, n_out })
     }
+}
 
-    /// `y = x Wᵀ (+ u Bᵀ)`, by the road that is faster for this many tokens.
-    fn forward(&self, name: &str, x: &Tensor, u: Option<&Tensor>) -> Result<Tensor> {
-        let device = x.device();
-        let n_tokens = x.shape()[0];
-        let y = device.empty(name, device.act(), &[n_tokens, self.n_out])?;
-        let lora = u.zip(self.lora.as_ref()).map(|(u, lora)| (u, &lora.b.value));
-        match &self.weight {
-            Weight::Nf4(w, _) if n_tokens <= few_tokens(device) => {
-                w.matmul(x, &y, Write::Set)?;
-                if let Some(segment) = lora {
-                    matmul(Layout::NT, &[segment], &y, 1.0, Write::Add)?;
-                }
-            }
-            weight => {
-                let w = &dense(&[weight])?[0];
-                let segments: Vec<_> = [Some((x, w)), lora].into_iter().flatten().collect();
-                matmul(Layout::NT, &segments, &y, 1.0, Write::Set)?;
-            }
-        }
-        Ok(y)
+/// A layer, and its U = s · drop(x) Aᵀ where it has LoRA.
+#[derive(Clone, Copy)]
+struct Forward<'a> {
+    layer: &'a Linear,
+    u: Option<&'a Tensor>,
+}
+
+impl<'a> Forward<'a> {
+    fn lora(&self) -> Option<(&'a Tensor, &'a Tensor)> {
+        Some((self.u?, &self.layer.lora.as_ref()?.b.value))
     }
+}
+
+/// `y = x Wᵀ (+ u Bᵀ)` of every layer, by the road that is faster for this many tokens. Which layers stand together changes
+/// no bit of a `y`.
+fn forward(name: &str, x: &Tensor, layers: &[Forward]) -> Result<Vec<Tensor>> {
+    let (device, n_tokens) = (x.device(), x.shape()[0]);
+    let y = |f: &Forward| device.empty(name, device.act(), &[n_tokens, f.layer.n_out]);
+    let ys: Vec<Tensor> = layers.iter().map(y).collect::<Result<_>>()?;
+    let product = |segments, y, write| Product { segments, y, alpha: 1.0, write };
+    let (mut to_decode, mut behind) = (Vec::new(), Vec::new());
+    for (f, y) in layers.iter().zip(&ys) {
+        match &f.layer.weight {
+            Weight::Nf4(w, _) if n_tokens <= few_tokens(device) => {
+                w.matmul(x, y, Write::Set)?;
+                behind.extend(f.lora().map(|pair| product(vec![pair], y, Write::Add)));
+            }
+            weight => to_decode.push((weight, f, y)),
+        }
+    }
+    matmul_each(Layout::NT, &behind)?;
+    let weights = dense(&to_decode.iter().map(|&(weight, ..)| weight).collect::<Vec<_>>())?;
+    let whole = to_decode.iter().zip(&weights).map(|((_, f, y), w)| {
+        let segments = [Some((x, w)), f.lora()].into_iter().flatten().collect();
+        product(segments, y, Write::Set)
+    });
+    matmul_each(Layout::NT, &whole.collect::<Vec<_>>())?;
+    Ok(ys)
 }
 
 fn few_tokens(device: &Device) -> usize {
@@ -181,33 +199,32 @@ pub fn linear(tape: &mut Tape, x: &Var, layers: &[&Linear], through: Through) ->
     let [n_tokens, n_in] = x.value().dims("linear x")?;
     x.value().expect("linear x", device.act(), &[n_tokens, n_in])?;
     let dropout = through.dropout.filter(|d| d.p > 0.0);
-    let (mut outputs, mut parts) = (Vec::new(), Vec::new());
-    for (i, layer) in layers.iter().enumerate() {
+    for layer in layers {
         if layer.n_in != n_in {
             let (name, wants) = (&layer.name, layer.n_in);
             return Err(Error::Shape(format!("{name}: expected an input of {wants} features, found {n_in}")));
         }
-        let dropout = dropout.map(|d| d.nth(i));
-        let u = match &layer.lora {
-            Some(lora) => {
-                let u = device.empty("LoRA", device.act(), &[n_tokens, padded_rank(lora.rank)])?;
-                let dropped = dropped(x.value(), dropout)?;
-                matmul(Layout::NT, &[(&dropped, &lora.a.value)], &u, lora.scale, Write::Set)?;
-                Some(u)
-            }
-            None => None,
-        };
-        let y = match through.outputs {
-            Outputs::Unread => device.empty(through.name, device.act(), &[0, layer.n_out])?,
-            Outputs::Kept | Outputs::MadeAgain => layer.forward(through.name, x.value(), u.as_ref())?,
-        };
+    }
+    let us = lora_inputs(x.value(), layers, dropout)?;
+    let ys = match through.outputs {
+        Outputs::Unread => {
+            layers.iter().map(|l| device.empty(through.name, device.act(), &[0, l.n_out])).collect::<Result<_>>()?
+        }
+        Outputs::Kept | Outputs::MadeAgain => {
+            let all = layers.iter().zip(&us).map(|(&layer, u)| Forward { layer, u: u.as_ref() });
+            forward(through.name, x.value(), &all.collect::<Vec<_>>())?
+        }
+    };
+    let (mut outputs, mut parts) = (Vec::new(), Vec::new());
+    for (i, ((&layer, y), u)) in layers.iter().zip(ys).zip(us).enumerate() {
         let mut y = tape.var(y, x.needs_grad() || u.is_some());
         if tape.recording() && through.outputs == Outputs::MadeAgain {
-            let (layer, x, u) = ((*layer).clone(), x.save(), u.clone());
-            y = y.made_by(Again::new(move || layer.forward(through.name, &x.value()?, u.as_ref())));
+            let (layer, x, u) = (layer.clone(), x.save(), u.clone());
+            let one = move || forward(through.name, &x.value()?, &[Forward { layer: &layer, u: u.as_ref() }]);
+            y = y.made_by(Again::new(move || Ok(one()?.remove(0))));
         }
         if y.needs_grad() && tape.recording() {
-            parts.push(Part { layer: (*layer).clone(), y: y.id(), u, dropout });
+            parts.push(Part { layer: layer.clone(), y: y.id(), u, dropout: dropout.map(|d| d.nth(i)) });
         }
         outputs.push(y);
     }
@@ -217,11 +234,23 @@ pub fn linear(tape: &mut Tape, x: &Var, layers: &[&Linear], through: Through) ->
     Ok(outputs)
 }
 
-fn dropped(x: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
-    match dropout {
-        Some(d) => d.of(x),
-        None => Ok(x.clone()),
+/// U = s · drop(x) Aᵀ of every layer that has LoRA.
+fn lora_inputs(x: &Tensor, layers: &[&Linear], dropout: Option<Dropout>) -> Result<Vec<Option<Tensor>>> {
+    let device = x.device();
+    let u = |rank: usize| device.empty("LoRA", device.act(), &[x.shape()[0], padded_rank(rank)]);
+    let us: Vec<Option<Tensor>> =
+        layers.iter().map(|l| l.lora.as_ref().map(|lora| u(lora.rank)).transpose()).collect::<Result<_>>()?;
+    let mut plain = Vec::new();
+    for (i, (layer, u)) in layers.iter().zip(&us).enumerate() {
+        let (Some(lora), Some(y)) = (&layer.lora, u) else { continue };
+        match dropout {
+            None => plain.push(Product { segments: vec![(x, &lora.a.value)], y, alpha: lora.scale, write: Write::Set }),
+            // One after another: what dropout leaves of x is as large as x, and is not held for all.
+            Some(d) => matmul(Layout::NT, &[(&d.nth(i).of(x)?, &lora.a.value)], y, lora.scale, Write::Set)?,
+        }
     }
+    matmul_each(Layout::NT, &plain)?;
+    Ok(us)
 }
 
 struct LinearNode {
@@ -237,16 +266,32 @@ struct Part {
     dropout: Option<Dropout>,
 }
 
-impl Part {
-    /// dA and dB from dy, and V = s · dy B, which dx needs as well.
-    fn lora_backward(&self, x: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        let (Some(lora), Some(u)) = (&self.layer.lora, &self.u) else { return Ok(None) };
-        let v = dy.device().empty("LoRA", dy.dtype(), u.shape())?;
-        matmul(Layout::NN, &[(dy, &lora.b.value)], &v, lora.scale, Write::Set)?;
-        matmul(Layout::TN, &[(dy, u)], lora.b.grad.stored()?, 1.0, lora.b.next_write())?;
-        let dropped = dropped(x, self.dropout)?;
-        matmul(Layout::TN, &[(&v, &dropped)], lora.a.grad.stored()?, 1.0, lora.a.next_write())?;
-        Ok(Some(v))
+impl LinearNode {
+    /// dA and dB of every layer from its dy, and V = s · dy B, which dx needs as well.
+    fn lora_backward(&self, x: &Tensor, dys: &[Tensor]) -> Result<Vec<Option<Tensor>>> {
+        let v = |(part, dy): (&Part, &Tensor)| {
+            part.u.as_ref().map(|u| dy.device().empty("LoRA", dy.dtype(), u.shape())).transpose()
+        };
+        let vs: Vec<Option<Tensor>> = self.parts.iter().zip(dys).map(v).collect::<Result<_>>()?;
+        let (mut to_v, mut to_db, mut to_da) = (Vec::new(), Vec::new(), Vec::new());
+        let product = |a, b, y, alpha, write| Product { segments: vec![(a, b)], y, alpha, write };
+        for ((part, dy), v) in self.parts.iter().zip(dys).zip(&vs) {
+            let (Some(lora), Some(u), Some(v)) = (&part.layer.lora, &part.u, v) else { continue };
+            to_v.push(product(dy, &lora.b.value, v, lora.scale, Write::Set));
+            to_db.push(product(dy, u, lora.b.grad.stored()?, 1.0, lora.b.next_write()));
+            to_da.push((part.dropout, product(v, x, lora.a.grad.stored()?, 1.0, lora.a.next_write())));
+        }
+        matmul_each(Layout::NN, &to_v)?;
+        matmul_each(Layout::TN, &to_db)?;
+        let mut plain = Vec::new();
+        for (dropout, da) in to_da {
+            match dropout {
+                None => plain.push(da),
+                Some(d) => matmul(Layout::TN, &[(da.segments[0].0, &d.of(x)?)], da.y, da.alpha, da.write)?,
+            }
+        }
+        matmul_each(Layout::TN, &plain)?;
+        Ok(vs)
     }
 }
 
@@ -257,12 +302,8 @@ impl Node for LinearNode {
 
     fn backward(&self, grads: &mut Grads) -> Result<()> {
         let x = self.x.value()?;
-        let (mut dys, mut vs) = (Vec::new(), Vec::new());
-        for part in &self.parts {
-            let dy = grads.expect("linear", part.y)?;
-            vs.push(part.lora_backward(&x, &dy)?);
-            dys.push(dy);
-        }
+        let dys: Vec<Tensor> = self.parts.iter().map(|p| grads.expect("linear", p.y)).collect::<Result<_>>()?;
+        let vs = self.lora_backward(&x, &dys)?;
         drop(x);
         grads.write(self.x.slot(), |dx, write| {
             let weights = dense(&self.parts.iter().map(|p| &p.layer.weight).collect::<Vec<_>>())?;

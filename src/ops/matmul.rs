@@ -1,7 +1,7 @@
 //! Matrix products on tensor cores, K laid together from segments (kernels/matmul.h). A building block: no tape node.
 
-use crate::device::{DType, Device, Tensor};
-use crate::ffi::{self, LC_MAX_OUTPUTS, LC_MAX_SEGMENTS, LC_MAX_SLICES, LC_NN, LC_NT, LC_TN};
+use crate::device::{DType, Tensor};
+use crate::ffi::{self, LC_MATMUL_WIDE, LC_MAX_OUTPUTS, LC_MAX_SEGMENTS, LC_MAX_SLICES, LC_NN, LC_NT, LC_TN};
 use crate::ffi::{lc_matmul_args, lc_matmul_output, lc_matmul_segment};
 use crate::tape::Write;
 use crate::{Error, Result};
@@ -45,29 +45,39 @@ pub fn matmul(layout: Layout, segments: &[(&Tensor, &Tensor)], y: &Tensor, alpha
     matmul_each(layout, &[Product { segments: segments.to_vec(), y, alpha, write }])
 }
 
-/// Every product, those that a launch can hold together in one: neighbours of the same M, `alpha` and `write`.
+/// Every product, in as few launches as hold them: neighbours of the same M, `alpha`, `write` and number of slices. What
+/// shares a launch changes no bit.
 pub fn matmul_each(layout: Layout, products: &[Product]) -> Result<()> {
     matmul_cut(layout, products, Cut::default())
 }
 
 /// As [`matmul_each`], cut as told: for tests, which must see every tile and more than one slice on any device.
 pub fn matmul_cut(layout: Layout, products: &[Product], cut: Cut) -> Result<()> {
-    let mut rest = products;
-    while let Some(first) = rest.first() {
-        let mut n_segments = 0;
-        let together = |p: &&Product| {
+    let slices: Vec<usize> =
+        products.iter().map(|p| Ok(cut.slices.unwrap_or(slices(layout, p)?))).collect::<Result<_>>()?;
+    // On a Hopper GPU wide outputs go another way, alone or in company.
+    let wide = |p: &Product| p.y.shape().last().is_some_and(|&n| n >= LC_MATMUL_WIDE as usize);
+    let mut begin = 0;
+    while begin < products.len() {
+        let (first, mut n_segments) = (&products[begin], 0);
+        let together = |&i: &usize| {
+            let p = &products[i];
             n_segments += p.segments.len();
-            let alike = p.y.shape()[0] == first.y.shape()[0] && p.alpha == first.alpha && p.write == first.write;
-            alike && n_segments <= LC_MAX_SEGMENTS as usize
+            n_segments <= LC_MAX_SEGMENTS as usize
+                && (p.alpha, p.write) == (first.alpha, first.write)
+                && p.y.shape()[0] == first.y.shape()[0]
+                && slices[i] == slices[begin]
+                && wide(p) == wide(first)
         };
-        let n = rest.iter().take(LC_MAX_OUTPUTS as usize).take_while(together).count().max(1);
-        launch(layout, &rest[..n], cut)?;
-        rest = &rest[n..];
+        let most = products.len().min(begin + LC_MAX_OUTPUTS as usize);
+        let end = begin + (begin..most).take_while(together).count().max(1);
+        launch(layout, &products[begin..end], slices[begin], cut.tile)?;
+        begin = end;
     }
     Ok(())
 }
 
-fn launch(layout: Layout, products: &[Product], cut: Cut) -> Result<()> {
+fn launch(layout: Layout, products: &[Product], n_slices: usize, tile: Option<usize>) -> Result<()> {
     let (first, most) = (&products[0], LC_MAX_SEGMENTS as usize);
     let device = first.y.device();
     let [m, _] = first.y.dims("matmul y")?;
@@ -75,7 +85,7 @@ fn launch(layout: Layout, products: &[Product], cut: Cut) -> Result<()> {
     let mut segment = [none; LC_MAX_SEGMENTS as usize];
     let none = lc_matmul_output { y: null_mut(), y32: null_mut(), N: 0, ldy: 0, first_segment: 0, n_segments: 0 };
     let mut output = [none; LC_MAX_OUTPUTS as usize];
-    let (mut n_segments, mut sizes, mut tensors) = (0, Vec::new(), Vec::new());
+    let (mut n_segments, mut all_n, mut tensors) = (0, 0, Vec::new());
     for (product, slot) in products.iter().zip(&mut output) {
         let Product { segments, y, .. } = product;
         if segments.is_empty() || segments.len() > most {
@@ -84,7 +94,6 @@ fn launch(layout: Layout, products: &[Product], cut: Cut) -> Result<()> {
         let [_, n] = y.dims("matmul y")?;
         let in_fp32 = y.dtype() != device.act();
         y.expect("matmul y", if in_fp32 { DType::F32 } else { device.act() }, &[m, n])?;
-        let mut all_k = 0;
         for (slot, &(a, b)) in segment[n_segments..].iter_mut().zip(segments) {
             let [rows, columns] = a.dims("matmul a")?;
             let k = if layout == Layout::TN { rows } else { columns };
@@ -97,7 +106,6 @@ fn launch(layout: Layout, products: &[Product], cut: Cut) -> Result<()> {
             b.expect("matmul b", device.act(), &b_shape)?;
             let (lda, ldb) = (a_shape[1] as i32, b_shape[1] as i32);
             *slot = lc_matmul_segment { a: a.ptr(), b: b.ptr(), lda, ldb, K: k as i32 };
-            all_k += k;
             tensors.extend([a, b]);
         }
         *slot = lc_matmul_output {
@@ -109,11 +117,9 @@ fn launch(layout: Layout, products: &[Product], cut: Cut) -> Result<()> {
             n_segments: segments.len() as i32,
         };
         n_segments += segments.len();
-        sizes.push((n, all_k));
+        all_n += n;
         tensors.push(y);
     }
-    let n_slices = cut.slices.unwrap_or(1);
-    let all_n: usize = sizes.iter().map(|(n, _)| n).sum();
     let partial = match n_slices {
         1 => None,
         _ => Some(device.empty("slices of K", DType::F32, &[n_slices, m, all_n])?),
@@ -131,30 +137,31 @@ fn launch(layout: Layout, products: &[Product], cut: Cut) -> Result<()> {
             Layout::TN => LC_TN,
         } as i32,
         write: first.write.code(),
-        tile: cut.tile.unwrap_or(0) as i32,
+        tile: tile.unwrap_or(0) as i32,
         alpha: first.alpha,
     };
     ffi::launch(device, &ffi::MATMUL, &args, &tensors)
 }
 
-/// Blocks that a launch should have: a few on each of a GPU's 82 to 170 multiprocessors, two or three on a core of a CPU.
-/// One number for all GPUs, so that a plan made without one knows the scratch, and slices are summed alike on all.
-const BLOCKS_CUDA: usize = 512;
-const BLOCKS_CPU: usize = 8;
+/// Blocks that an output should have: a few on each of a GPU's 82 to 170 multiprocessors, two or more on a core of a CPU. One
+/// number for all GPUs, so that a plan made without one knows the scratch, and a sum is the same on all of them.
+const BLOCKS_CUDA: usize = 256;
+const BLOCKS_CPU: usize = 4;
 
 /// K of a slice at least: a shorter one does not pay for its partial sums.
 const LEAST_K: usize = 512;
 
-/// How many slices K is cut into, from the shape alone: as many as fill the machine where the outputs' tiles do not.
-fn slices(device: &Device, m: usize, outputs: &[(usize, usize)]) -> usize {
-    // The tiles that matmul.cu takes for so small outputs.
-    let tile = |n: usize| match (m, n) {
+/// How many slices K is cut into, from the shape of the one output alone: as many as fill the machine where its tiles do not.
+fn slices(layout: Layout, product: &Product) -> Result<usize> {
+    let [m, n] = product.y.dims("matmul y")?;
+    let along_k = if layout == Layout::TN { 0 } else { 1 };
+    let k: usize = product.segments.iter().filter_map(|(a, _)| a.shape().get(along_k)).sum();
+    // The tiles that matmul.cu takes for small outputs.
+    let tiles = match (m, n) {
         (_, ..=16) => m.div_ceil(64),
         (..=16, _) => n.div_ceil(128),
         _ => m.div_ceil(64) * n.div_ceil(64),
     };
-    let tiles: usize = outputs.iter().map(|&(n, _)| tile(n)).sum();
-    let shortest = outputs.iter().map(|&(_, k)| k).min().unwrap_or(0);
-    let blocks = if device.is_cuda() { BLOCKS_CUDA } else { BLOCKS_CPU };
-    (blocks / tiles.max(1)).min(shortest / LEAST_K).clamp(1, LC_MAX_SLICES as usize)
+    let blocks = if product.y.device().is_cuda() { BLOCKS_CUDA } else { BLOCKS_CPU };
+    Ok((blocks / tiles.max(1)).min(k / LEAST_K).clamp(1, LC_MAX_SLICES as usize))
 }

@@ -50,8 +50,11 @@ fn the_right_pipeline_is_silent_and_right() {
 fn each_fault_of_a_pipeline_is_named_with_its_line() {
     let reads = "a product reads shared memory (offset 0) that a bulk copy may still be writing";
     let overwrites = "a bulk copy overwrites shared memory (offset 0, block 0 of the cluster) that warp";
-    let bugs =
-        [(1, 1, "no_wait_for_copy", reads), (2, 2, "no_wait_for_release", reads), (3, 2, "release_too_early", overwrites)];
+    let bugs = [
+        (1, 1, "no_wait_for_copy", reads),
+        (2, 2, "no_wait_for_release", reads),
+        (3, 2, "release_too_early", overwrites),
+    ];
     for (which, n, name, words) in bugs {
         let (status, report, _) = run(which, n);
         assert_eq!(status.code, LC_CHECK as i32, "{name}");

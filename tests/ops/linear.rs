@@ -127,6 +127,36 @@ fn a_second_backward_adds_and_a_reset_sets_again() {
     });
 }
 
+#[test]
+fn layers_that_share_an_input_share_launches_and_a_decoding_and_not_a_bit_changes() {
+    let golden = Golden::load("linear");
+    for_each_device(|device| {
+        for case in ["T33_r8", "T7_r16"] {
+            let (x, dys) = inputs(device, &golden, case);
+            for dropout in [None, Some(Dropout { p: 0.3, seed: 77, step: 5, tensor: 20 })] {
+                // One node, and a node for each.
+                let (together, alone) = (layers(device, &golden, case, false), layers(device, &golden, case, false));
+                let gradients = |l: &Linear| {
+                    let Lora { a, b, .. } = l.lora.as_ref().unwrap();
+                    [a, b].map(|p| p.grad.read_f32().unwrap())
+                };
+                let (ys, _) = run(device, &together, &x, &dys, dropout);
+                let Weight::Nf4(_, decoder) = &together[0].weight else { panic!("NF4") };
+                // Forward, unless so few tokens are multiplied without decoding, and backward.
+                let few = case.starts_with("T7");
+                assert_eq!(decoder.borrow().late().0, if few { 1 } else { 2 }, "{case}");
+                for (i, layer) in alone.into_iter().enumerate() {
+                    let mask = dropout.map(|d| d.nth(i));
+                    let (y, _) = run(device, std::slice::from_ref(&layer), &x, &dys[i..=i], mask);
+                    let what = format!("{case} layer {i} on {}", device.name());
+                    assert_eq!(y[0].value().read_bytes().unwrap(), ys[i].value().read_bytes().unwrap(), "{what}");
+                    assert_eq!(gradients(&layer), gradients(&together[i]), "{what}");
+                }
+            }
+        }
+    });
+}
+
 /// rows x columns by a plain loop in fp64: out[i][j] = sum_k a(i, k) b(k, j).
 fn product(m: usize, n: usize, k: usize, a: impl Fn(usize, usize) -> f64, b: impl Fn(usize, usize) -> f64) -> Vec<f64> {
     (0..m * n).map(|e| (0..k).map(|j| a(e / n, j) * b(j, e % n)).sum()).collect()

@@ -2,7 +2,7 @@
 
 use crate::common::{Golden, for_each_device};
 use llamacare::device::{Compute, DType, Device, Tensor};
-use llamacare::ops::matmul::{Layout, matmul};
+use llamacare::ops::matmul::{Cut, Layout, Product, matmul, matmul_cut, matmul_each};
 use llamacare::tape::Write;
 
 fn layout(name: &str) -> Layout {
@@ -14,8 +14,27 @@ fn layout(name: &str) -> Layout {
     }
 }
 
+/// Tiles of the table in matmul.cu: the first five are a GPU's, the CPU device runs all; the last three, made for Hopper, want 16
+/// bits, K whole and one of two layouts.
+fn tiles(device: &Device, layout: Layout, slices: usize) -> std::ops::RangeInclusive<usize> {
+    let hopper = device.act() == DType::Bf16 && layout != Layout::TN && slices == 1;
+    1..=if device.is_cuda() {
+        5
+    } else if hopper {
+        12
+    } else {
+        9
+    }
+}
+
+/// Left to choose, then every tile, K whole and cut.
+fn cuts(device: &Device, layout: Layout) -> Vec<Cut> {
+    let of = |n| tiles(device, layout, n).map(move |tile| Cut { tile: Some(tile), slices: Some(n) });
+    [Cut::default()].into_iter().chain([1, 2, 3].into_iter().flat_map(of)).collect()
+}
+
 #[test]
-fn matmul_matches_torch() {
+fn matmul_matches_torch_in_every_tile_with_k_whole_and_cut() {
     let golden = Golden::load("matmul");
     for_each_device(|device| {
         for case in golden.cases() {
@@ -27,9 +46,12 @@ fn matmul_matches_torch() {
             let write = if golden.ints(&case, "add")[0] == 1 { Write::Add } else { Write::Set };
             let alpha = golden.floats(&case, "alpha")[0];
             for dtype in [device.act(), DType::F32] {
-                let y = golden.upload(device, &case, "y0", dtype);
-                matmul(layout(&case[..2]), &segments, &y, alpha, write).unwrap();
-                golden.check(device, &case, "y", &y, 2.0);
+                for cut in cuts(device, layout(&case[..2])) {
+                    let y = golden.upload(device, &case, "y0", dtype);
+                    let product = Product { segments: segments.clone(), y: &y, alpha, write };
+                    matmul_cut(layout(&case[..2]), &[product], cut).unwrap();
+                    golden.check(device, &case, "y", &y, 2.0);
+                }
             }
         }
     });
@@ -45,52 +67,199 @@ fn integers(n: usize, seed: u32) -> Vec<f32> {
     (0..n).map(|_| next() as f32).collect()
 }
 
+/// An output to be made of integers: what it is before, and what it must be.
+struct Exact {
+    segments: Vec<(Tensor, Tensor)>,
+    shape: [usize; 2],
+    start: Vec<f32>,
+    want: Vec<f32>,
+}
+
+/// `y += 0.5 a b` over segments of these lengths.
+fn exact(device: &Device, layout: Layout, [m, n]: [usize; 2], ks: &[usize], seed: u32) -> Exact {
+    let start = integers(m * n, seed);
+    let (mut want, mut segments) = (start.clone(), Vec::new());
+    for (i, &k) in ks.iter().enumerate() {
+        let (a, b) = (integers(m * k, seed + 10 * i as u32), integers(k * n, seed + 10 * i as u32 + 1));
+        let (a_shape, a_step) = if layout == Layout::TN { ([k, m], [1, m]) } else { ([m, k], [k, 1]) };
+        let (b_shape, b_step) = if layout == Layout::NT { ([n, k], [k, 1]) } else { ([k, n], [1, n]) };
+        for (at, w) in want.iter_mut().enumerate() {
+            let (row, column) = (at / n, at % n);
+            let product = |j| a[row * a_step[0] + j * a_step[1]] * b[column * b_step[0] + j * b_step[1]];
+            *w += 0.5 * (0..k).map(product).sum::<f32>();
+        }
+        let upload = |name, shape: &[usize], v: &[f32]| device.upload(name, device.act(), shape, v).unwrap();
+        segments.push((upload("a", &a_shape, &a), upload("b", &b_shape, &b)));
+    }
+    Exact { segments, shape: [m, n], start, want }
+}
+
+impl Exact {
+    fn y(&self, device: &Device) -> Tensor {
+        device.upload("y", DType::F32, &self.shape, &self.start).unwrap()
+    }
+
+    fn product<'a>(&'a self, y: &'a Tensor) -> Product<'a> {
+        let segments = self.segments.iter().map(|(a, b)| (a, b)).collect();
+        Product { segments, y, alpha: 0.5, write: Write::Add }
+    }
+}
+
 #[test]
 fn every_tile_of_the_table_sums_exactly_the_right_products() {
-    // Large, small, narrow and flat tiles, with edges and two segments, one of which ends inside a k-tile.
-    let shapes = [(264, 328), (128, 520), (129, 72), (72, 16), (8, 136), (16, 24), (40, 8)];
+    // More than a tile and less, with edges, and two segments, one of which ends inside a k-tile.
+    let shapes = [[264, 328], [128, 520], [129, 72], [72, 16], [8, 136], [16, 24], [40, 8]];
     for_each_device(|device| {
-        for (i, (m, n)) in shapes.into_iter().enumerate() {
+        for (i, [m, n]) in shapes.into_iter().enumerate() {
             for layout in [Layout::NT, Layout::NN, Layout::TN] {
                 let m = if layout == Layout::TN { m / 8 * 8 } else { m };
-                let sizes = [(72, 11 + i as u32), (24, 99 + i as u32)];
-                let mut want = integers(m * n, 7);
-                let y = device.upload("y", DType::F32, &[m, n], &want).unwrap();
-                let mut tensors = Vec::new();
-                for (k, seed) in sizes {
-                    let (a, b) = (integers(m * k, seed), integers(k * n, seed + 1));
-                    let (a_shape, a_step) = if layout == Layout::TN { ([k, m], [1, m]) } else { ([m, k], [k, 1]) };
-                    let (b_shape, b_step) = if layout == Layout::NT { ([n, k], [k, 1]) } else { ([k, n], [1, n]) };
-                    for (at, w) in want.iter_mut().enumerate() {
-                        let (row, column) = (at / n, at % n);
-                        let product = |j| a[row * a_step[0] + j * a_step[1]] * b[column * b_step[0] + j * b_step[1]];
-                        *w += 0.5 * (0..k).map(product).sum::<f32>();
-                    }
-                    let upload =
-                        |name, shape: &[usize], v: &[f32]| device.upload(name, device.act(), shape, v).unwrap();
-                    tensors.push((upload("a", &a_shape, &a), upload("b", &b_shape, &b)));
+                let one = exact(device, layout, [m, n], &[72, 24], 7 + i as u32);
+                for tile in [None].into_iter().chain(tiles(device, layout, 1).map(Some)) {
+                    let y = one.y(device);
+                    matmul_cut(layout, &[one.product(&y)], Cut { tile, slices: Some(1) }).unwrap();
+                    assert_eq!(y.read_f32().unwrap(), one.want, "{layout:?} {m}x{n} {tile:?} on {}", device.name());
                 }
-                let segments: Vec<_> = tensors.iter().map(|(a, b)| (a, b)).collect();
-                matmul(layout, &segments, &y, 0.5, Write::Add).unwrap();
-                assert_eq!(y.read_f32().unwrap(), want, "{layout:?} {m}x{n} on {}", device.name());
             }
         }
     });
 }
 
 #[test]
+fn outputs_of_different_widths_and_depths_share_a_launch_whole_and_in_slices() {
+    // As q, k and v of grouped heads with LoRA behind the first and the last; then slices that are empty, too.
+    let outputs: [(usize, &[usize]); 3] = [(136, &[296, 16]), (40, &[136]), (72, &[40, 264, 16])];
+    for_each_device(|device| {
+        for (layout, m) in [(Layout::NT, 37), (Layout::NN, 136), (Layout::TN, 72)] {
+            let exact = |(&(n, ks), seed): (&(usize, &[usize]), u32)| exact(device, layout, [m, n], ks, 100 * seed);
+            let all: Vec<Exact> = outputs.iter().zip(5..).map(exact).collect();
+            for slices in [1, 2, 3, 16] {
+                for tile in [None].into_iter().chain(tiles(device, layout, slices).map(Some)) {
+                    let ys: Vec<Tensor> = all.iter().map(|one| one.y(device)).collect();
+                    let products: Vec<Product> = all.iter().zip(&ys).map(|(one, y)| one.product(y)).collect();
+                    matmul_cut(layout, &products, Cut { tile, slices: Some(slices) }).unwrap();
+                    for (o, (one, y)) in all.iter().zip(&ys).enumerate() {
+                        let what = format!("{layout:?} output {o}, {tile:?}, {slices} slices on {}", device.name());
+                        assert_eq!(y.read_f32().unwrap(), one.want, "{what}");
+                    }
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn more_products_than_a_launch_takes_and_unlike_ones_are_made_all_the_same() {
+    for_each_device(|device| {
+        let layout = Layout::NN;
+        let ks: [&[usize]; 6] = [&[8; 8], &[16, 8], &[24], &[8], &[16], &[40]];
+        let all: Vec<Exact> = ks
+            .iter()
+            .zip(1..)
+            .map(|(ks, i)| exact(device, layout, [if i == 3 { 16 } else { 24 }, 8 * i], ks, i as u32))
+            .collect();
+        let ys: Vec<Tensor> = all.iter().map(|one| one.y(device)).collect();
+        let mut products: Vec<Product> = all.iter().zip(&ys).map(|(one, y)| one.product(y)).collect();
+        // The fourth sets, the fifth has another alpha.
+        products[3].write = Write::Set;
+        products[4].alpha = 2.0;
+        matmul_each(layout, &products).unwrap();
+        for (i, (one, y)) in all.iter().zip(&ys).enumerate() {
+            let want: Vec<f32> = (one.want.iter().zip(&one.start))
+                .map(|(&w, s)| match i {
+                    3 => w - s,
+                    4 => s + 4.0 * (w - s),
+                    _ => w,
+                })
+                .collect();
+            assert_eq!(y.read_f32().unwrap(), want, "product {i} on {}", device.name());
+        }
+    });
+}
+
+/// No two sums of these in different orders agree.
+fn uneven(device: &Device, name: &str, shape: &[usize], seed: u32) -> Tensor {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+    };
+    let values: Vec<f32> = (0..shape.iter().product()).map(|_| next()).collect();
+    device.upload(name, device.act(), shape, &values).unwrap()
+}
+
+#[test]
+fn neither_the_tile_nor_the_company_in_a_launch_changes_a_bit_and_slices_do() {
+    // What is made again alone must be what was made in a launch with others, perhaps in another tile.
+    for_each_device(|device| {
+        let (m, ns, ks) = (72, [72, 136, 16], [1100, 24]);
+        for layout in [Layout::NT, Layout::NN, Layout::TN] {
+            let ks = if layout == Layout::TN { ks } else { [1096, 24] };
+            let pair = |n: usize, k: usize| {
+                let (a, b) = (
+                    if layout == Layout::TN { [k, m] } else { [m, k] },
+                    if layout == Layout::NT { [n, k] } else { [k, n] },
+                );
+                (uneven(device, "a", &a, 1), uneven(device, "b", &b, n as u32))
+            };
+            let pairs = ns.map(|n| ks.map(|k| pair(n, k)));
+            let made = |together: bool, cut: Cut| -> Vec<Vec<f32>> {
+                let ys = ns.map(|n| device.empty("y", DType::F32, &[m, n]).unwrap());
+                let product = |(pairs, y)| -> Product {
+                    let pairs: &[(Tensor, Tensor); 2] = pairs;
+                    Product { segments: pairs.iter().map(|(a, b)| (a, b)).collect(), y, alpha: 1.5, write: Write::Set }
+                };
+                let products: Vec<Product> = pairs.iter().zip(&ys).map(product).collect();
+                match together {
+                    true => matmul_cut(layout, &products, cut).unwrap(),
+                    false => products.iter().for_each(|p| matmul_cut(layout, std::slice::from_ref(p), cut).unwrap()),
+                }
+                ys.iter().map(|y| y.read_f32().unwrap()).collect()
+            };
+            let chosen = made(true, Cut::default());
+            assert_eq!(made(false, Cut::default()), chosen, "{layout:?}: one by one, on {}", device.name());
+            let [whole, cut] = [1, 3].map(|n| {
+                let of = |tile| made(true, Cut { tile: Some(tile), slices: Some(n) });
+                let first = of(1);
+                for tile in tiles(device, layout, n) {
+                    assert!(of(tile) == first, "{layout:?}: tile {tile}, {n} slices on {}", device.name());
+                }
+                first
+            });
+            assert_ne!(whole, cut, "{layout:?}: K was not cut");
+        }
+    });
+}
+
+#[test]
+fn the_scratch_of_a_cut_product_stands_in_the_plan_of_a_gpu() {
+    // x A^T of LoRA at 13B: 44 tiles, so K = 5120 is cut into five; y itself would fill the machine and is not.
+    let device = Device::paper(Compute::Bf16, true);
+    let tensor = |shape: &[usize]| device.empty("tensor", device.act(), shape).unwrap();
+    let (x, a, u, w, y) =
+        (tensor(&[2816, 5120]), tensor(&[16, 5120]), tensor(&[2816, 16]), tensor(&[5120, 5120]), tensor(&[2816, 5120]));
+    matmul(Layout::NT, &[(&x, &w)], &y, 1.0, Write::Set).unwrap();
+    assert_eq!(device.memory_use().at_peak.get("slices of K"), None);
+    matmul(Layout::NT, &[(&x, &a)], &u, 1.0, Write::Set).unwrap();
+    assert_eq!(device.memory_use().at_peak.get("slices of K"), Some(&(5 * 2816 * 16 * 4)));
+}
+
+#[test]
 fn a_nan_outside_the_matrix_never_enters_it() {
     // Edges of tiles are filled with zeros, not with what happens to lie there.
     for_each_device(|device| {
-        let (m, n, k) = (5, 24, 40);
+        let (m, n, k) = (5, 24, 296);
         let mut a = vec![f32::NAN; (m + 3) * k];
         a[..m * k].fill(1.0);
         let a = device.upload("a", device.act(), &[m + 3, k], &a).unwrap().rows(0, m);
         let b = device.upload("b", device.act(), &[n, k], &vec![1.0; n * k]).unwrap();
-        let y = device.upload("y", DType::F32, &[m + 3, n], &vec![7.0; (m + 3) * n]).unwrap();
-        matmul(Layout::NT, &[(&a, &b)], &y.rows(0, m), 1.0, Write::Set).unwrap();
-        let y = y.read_f32().unwrap();
-        assert!(y[..m * n].iter().all(|&v| v == k as f32) && y[m * n..].iter().all(|&v| v == 7.0));
+        for cut in cuts(device, Layout::NT) {
+            let all = device.upload("y", DType::F32, &[m + 3, n], &vec![7.0; (m + 3) * n]).unwrap();
+            let product = Product { segments: vec![(&a, &b)], y: &all.rows(0, m), alpha: 1.0, write: Write::Set };
+            matmul_cut(Layout::NT, &[product], cut).unwrap();
+            let y = all.read_f32().unwrap();
+            let inside = y[..m * n].iter().all(|&v| v == k as f32);
+            assert!(inside && y[m * n..].iter().all(|&v| v == 7.0), "{cut:?}");
+        }
     });
 }
 
@@ -104,4 +273,11 @@ fn wrong_shapes_are_refused_with_their_names() {
     let (w, y) = (tensor("w", &[12, 16]), tensor("y", &[3, 12]));
     let error = matmul(Layout::NT, &[(&x, &w)], &y, 1.0, Write::Set).unwrap_err().to_string();
     assert!(error.contains("N % 8 == 0") && error.contains("w [12, 16]"), "{error}");
+    let (w, y) = (tensor("w", &[8, 16]), tensor("y", &[3, 8]));
+    let product = Product { segments: vec![(&x, &w)], y: &y, alpha: 1.0, write: Write::Set };
+    let error = matmul_cut(Layout::NT, &[product], Cut { tile: Some(13), slices: None }).unwrap_err().to_string();
+    assert!(error.contains("a tile of this device's table"), "{error}");
+    let product = Product { segments: vec![(&x, &w); 9], y: &y, alpha: 1.0, write: Write::Set };
+    let error = matmul_each(Layout::NT, &[product]).unwrap_err().to_string();
+    assert_eq!(error, "matmul: 9 segments; it takes 1 to 8");
 }

@@ -1,4 +1,5 @@
-"""Golden values of the matrix products: three layouts, several segments, sizes that are no multiple of any tile."""
+"""Golden values of the matrix products: three layouts, several segments, sizes that are no multiple of any tile; deep ones are cut
+along K."""
 import torch
 from common import Golden
 
@@ -12,6 +13,9 @@ CASES = {  # name: layout, M, N, K of the segments, alpha, added to y0
     "nn_33x16": ("nn", 33, 16, (200,), 0.25, False),
     "tn_16x72": ("tn", 16, 72, (7,), 1.0, False),
     "tn_72x16": ("tn", 72, 16, (33,), 1.0, True),
+    "nt_9x16_deep": ("nt", 9, 16, (1096, 16), 0.5, True),
+    "nn_9x24_deep": ("nn", 9, 24, (1032,), 1.0, False),
+    "tn_24x16_deep": ("tn", 24, 16, (1037,), 1.0, True),
     "tn_72x136": ("tn", 72, 136, (65, 1), 1.0, False),
 }
 

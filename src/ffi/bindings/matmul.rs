@@ -7,6 +7,7 @@ pub type lc_layout = ::std::os::raw::c_uint;
 pub const LC_MAX_SEGMENTS: lc_matmul_size = 8;
 pub const LC_MAX_OUTPUTS: lc_matmul_size = 3;
 pub const LC_MAX_SLICES: lc_matmul_size = 16;
+pub const LC_MATMUL_WIDE: lc_matmul_size = 128;
 pub type lc_matmul_size = ::std::os::raw::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
