@@ -1,0 +1,632 @@
+// attention_wgmma.cu - causal attention over packed sequences on Hopper's tensor cores (attention_wgmma.h).
+//
+// precision  as attention.cu: storage in; scores, softmax and sums in fp32; P and dS rounded to storage, as operands.
+// work       a block owns 128 rows of a sequence and a head: of queries (forward, dQ) or of keys (dK, dV; it walks all
+//            query heads of its group). Of its three warpgroups one only copies: the block's own tiles once, and what is walked,
+//            tile after tile, through a ring. The other two own 64 rows each, all sums in registers, and P or dS goes from
+//            accumulators to the next product without shared memory. Blocks stay for many items, the longest first, there
+//            and back, so that a block's ring fills with the next item's tiles while the last one's are finished.
+// overlap    a product is always under way while elements are computed. Forward: the scores of the next step are asked for
+//            before P V of this one, and softmax runs beside P V. dQ: P beside dO V^T, and the next scores beside dS K. dK, dV:
+//            P^T beside V dO^T, dS^T beside P^T dO, and the next scores beside dS^T Q. The two warpgroups fill what is left.
+// edges      a warpgroup skips steps of which it sees nothing; only the diagonal and the ends are masked, by selection.
+// order      every result is summed by one warpgroup along the walk: the same bytes on every run. No atomics: 7 products in
+//            the backward where one kernel with atomics would make 5.
+// cost       see kernels/README.md: counted cycles of tensor cores, of exponentials and of shared memory.
+// checked    tests/ops/attention.rs, beside attention.cu, against tools/golden/attention.py
+#include "attention_wgmma.h"
+#include "device/attention.cuh"
+#include "device/gpu.cuh"
+#include "device/reduce.cuh"
+#include "device/sm90/wgmma.cuh"
+
+#ifndef LC_FP32
+namespace {
+constexpr float kLog2e = 1.44269504088896341f;
+constexpr int kRows = LC_ATTENTION_TILE, kGroupRows = 64, kGroups = kRows / kGroupRows, kThreads = 128 * (1 + kGroups);
+
+// A block's kOwn tiles of kRows rows, and a ring of kSlots tiles of kStep rows that pass by, two a step.
+template <int kD, int kOwn_, int kStep_, int kSlots_>
+struct Shape {
+    static constexpr int D = kD, kOwn = kOwn_, kStep = kStep_, kSlots = kSlots_, kBoxes = D / kSwizzleElems;
+    static constexpr int kOwnElems = kRows * D, kStepElems = kStep * D, kElems = kOwn * kOwnElems + kSlots * kStepElems;
+    static constexpr uint32_t kOwnBytes = kOwn * kOwnElems * sizeof(act), kStepBytes = kStepElems * sizeof(act);
+    static constexpr size_t kPatchFloats = kGroups * 4 * 2 * kStep; // per warp, 2 numbers a query: dK, dV
+    static constexpr size_t kBytes = kSwizzleAlign + arena_bytes<act>(kElems) + arena_bytes<Mbarrier>(2 + 2 * kSlots);
+    static_assert(kBytes + kPatchFloats * sizeof(float) <= 227 << 10, "what a block may have");
+};
+template <int D>
+using Forward = Shape<D, 1, 128, 4>;
+template <int D>
+using Dq = Shape<D, 2, 128, 4>;
+template <int D>
+using Dkv = Shape<D, 2, 64, 8>;
+
+struct alignas(128) Maps {
+    TensorMap own[2], walked[2];
+};
+
+// Item number w of queries: 128 rows of a sequence, one head; it walks keys and values. Tiles come longest first, and all
+// heads of one after another, so that what a group of heads shares is in L2.
+template <class S>
+struct QueryItem {
+    lc_sequence s;
+    int first, head, kv_head, n_steps;
+
+    template <class Args>
+    LC_INLINE QueryItem(const Args& a, int w) {
+        const lc_tile tile = a.q_tiles[w / a.H];
+        s = a.sequences[tile.sequence], first = tile.first;
+        head = w % a.H, kv_head = head / (a.H / a.KV);
+        n_steps = steps_to(first + kRows);
+    }
+    // Steps in which rows before `end` see keys.
+    LC_INLINE int steps_to(int end) const {
+        const int last = min(end, s.q_len) - 1;
+        return last < first ? 0 : ceil_div(max(0, min(s.k_len, s.q_pos + last + 1)), S::kStep);
+    }
+    LC_INLINE int own_row() const { return s.q_begin + first; }
+    LC_INLINE int own_column() const { return head * S::D; }
+    LC_INLINE int row(int step) const { return s.k_begin + step * S::kStep; }
+    LC_INLINE int column(int) const { return kv_head * S::D; }
+};
+
+// The same of keys: it walks the queries, and their gradients, of all heads of the group.
+template <class S>
+struct KeyItem {
+    lc_sequence s;
+    int first, kv_head, heads, first_query, per_head, n_steps;
+
+    LC_INLINE KeyItem(const lc_attention_bwd_args& a, int w) {
+        const lc_tile tile = a.k_tiles[w / a.KV];
+        s = a.sequences[tile.sequence], first = tile.first;
+        kv_head = w % a.KV, heads = a.H / a.KV;
+        first_query = max(0, first - s.q_pos) / S::kStep * S::kStep;
+        per_head = first >= s.k_len ? 0 : max(0, ceil_div(s.q_len - first_query, S::kStep));
+        n_steps = per_head * heads;
+    }
+    LC_INLINE int own_row() const { return s.k_begin + first; }
+    LC_INLINE int own_column() const { return kv_head * S::D; }
+    LC_INLINE int head(int step) const { return kv_head * heads + step / per_head; }
+    LC_INLINE int query(int step) const { return first_query + step % per_head * S::kStep; }
+    LC_INLINE int row(int step) const { return s.q_begin + query(step); }
+    LC_INLINE int column(int step) const { return head(step) * S::D; }
+};
+
+// This block's items: the first of each round on the way there, the last on the way back.
+template <class Each>
+LC_INLINE void each_item(int n_items, Each each) {
+    const int n_blocks = gridDim.x, here = blockIdx.x;
+    for (int round = 0; round * n_blocks < n_items; round++) {
+        const int w = round * n_blocks + (round % 2 ? n_blocks - 1 - here : here);
+        if (w < n_items) each(w);
+    }
+}
+
+// The block's own tiles and the ring, and who waits for whom. Fills are numbered through all items.
+template <class S>
+struct Pipe {
+    act *own_tiles, *ring;
+    Mbarrier *own_full, *own_empty, *full, *empty;
+
+    LC_INLINE explicit Pipe(Arena& arena) {
+        own_tiles = take_swizzled(arena, S::kElems), ring = own_tiles + S::kOwn * S::kOwnElems;
+        own_full = arena.take<Mbarrier>(2 + 2 * S::kSlots), own_empty = own_full + 1;
+        full = own_full + 2, empty = full + S::kSlots;
+        if (threadIdx.x == 0) {
+            mbarrier_init(own_full, 1);
+            mbarrier_init(own_empty, 4 * kGroups); // warps
+            for (int i = 0; i < S::kSlots; i++) {
+                mbarrier_init(&full[i], 1);
+                mbarrier_init(&empty[i], 4 * kGroups);
+            }
+        }
+        cluster_barrier();
+    }
+    LC_INLINE const act* own(int i, int group) const { return own_tiles + i * S::kOwnElems + group * kGroupRows * kSwizzleElems; }
+    LC_INLINE act* tile(int n) const { return ring + n % S::kSlots * S::kStepElems; }
+
+    LC_INLINE void fill_own(int n, const Maps& maps, int row, int column) const {
+        mbarrier_wait(own_empty, (n & 1) ^ 1);
+        mbarrier_expect(own_full, S::kOwnBytes);
+        for (int i = 0; i < S::kOwn * S::kBoxes; i++)
+            tma_load(own_tiles + i * kRows * kSwizzleElems, &maps.own[i / S::kBoxes], column + i % S::kBoxes * kSwizzleElems,
+                     row, own_full);
+    }
+    LC_INLINE void fill(int n, const TensorMap& map, int row, int column) const {
+        Mbarrier* const b = &full[n % S::kSlots];
+        mbarrier_wait(&empty[n % S::kSlots], (n / S::kSlots & 1) ^ 1);
+        mbarrier_expect(b, S::kStepBytes);
+        for (int i = 0; i < S::kBoxes; i++)
+            tma_load(tile(n) + i * S::kStep * kSwizzleElems, &map, column + i * kSwizzleElems, row, b);
+    }
+    LC_INLINE void wait_own(int n) const { mbarrier_wait(own_full, n & 1); }
+    LC_INLINE void wait(int n) const { mbarrier_wait(&full[n % S::kSlots], n / S::kSlots & 1); }
+    LC_INLINE void release_own() const {
+        if (lane_id() == 0) mbarrier_arrive(own_empty, 0);
+    }
+    LC_INLINE void release(int n) const {
+        if (lane_id() == 0) mbarrier_arrive(&empty[n % S::kSlots], 0);
+    }
+    // Fills that this warpgroup has no use for.
+    LC_INLINE void pass_over(int from, int to) const {
+        for (int n = from; n < to; n++) {
+            wait(n);
+            release(n);
+        }
+    }
+};
+
+// All copies of all items: one thread.
+template <class S, template <class> class Item, class Args>
+LC_INLINE void produce(const Maps& maps, const Args& a, int n_items, const Pipe<S>& pipe) {
+    int n = 0, n_own = 0;
+    each_item(n_items, [&](int w) {
+        const Item<S> item(a, w);
+        if (item.n_steps == 0) return;
+        pipe.fill_own(n_own++, maps, item.own_row(), item.own_column());
+        for (int step = 0; step < item.n_steps; step++) {
+            pipe.fill(n++, maps.walked[0], item.row(step), item.column(step));
+            pipe.fill(n++, maps.walked[1], item.row(step), item.column(step));
+        }
+    });
+}
+
+// acc[own row, walked row] = own . walked
+template <class S, int NT>
+LC_INLINE void ask_scores(float (&acc)[1][NT][4], const act* own, const act* walked) {
+    acc_zero(acc);
+    warpgroup_begin();
+    UNROLL
+    for (int i = 0; i < S::kBoxes; i++)
+        warpgroup_mma<4, Major::kRows>(acc[0], own + i * kRows * kSwizzleElems, walked + i * S::kStep * kSwizzleElems);
+    warpgroup_commit();
+}
+// acc[own row, column] += p . walked, over the walked rows
+template <class S, int KS>
+LC_INLINE void ask_sums(float (&acc)[1][S::D / 8][4], const act2 (&p)[KS][1][4], const act* walked) {
+    static_assert(KS * 16 == S::kStep, "a step");
+    warpgroup_begin();
+    warpgroup_mma_ra<KS, Major::kCols>(acc[0], p, walked, S::kStep);
+    warpgroup_commit();
+}
+template <int N, int NT>
+LC_INLINE void wait_for(float (&acc)[1][NT][4]) {
+    warpgroup_wait<N>(acc[0]);
+}
+
+// The warp's 16 rows, times a factor for each of a lane's two. Lanes exchange halves with their neighbour, so that four fill
+// a sector of 32 bytes.
+template <int NT>
+LC_INLINE void store_sums(act* to, int ld, int n_valid, const float (&acc)[1][NT][4], const float (&factor)[2]) {
+    const int lane = lane_id();
+    const bool odd = lane & 1;
+    UNROLL
+    for (int h = 0; h < 2; h++) {
+        const int row = acc_row(lane, 0, 2 * h);
+        UNROLL
+        for (int j = 0; j < NT; j += 2) {
+            const act2 left = pack2(acc[0][j][2 * h] * factor[h], acc[0][j][2 * h + 1] * factor[h]);
+            const act2 right = pack2(acc[0][j + 1][2 * h] * factor[h], acc[0][j + 1][2 * h + 1] * factor[h]);
+            const act2 theirs = __shfl_xor_sync(0xffffffffu, odd ? left : right, 1);
+            act* p = to + (size_t)row * ld + (j + odd) * 8 + lane % 4 / 2 * 4;
+            if (row < n_valid) *reinterpret_cast<uint2*>(p) = odd ? uint2{theirs, right} : uint2{left, theirs};
+        }
+    }
+}
+
+// Softmax of the rows of a warp as it goes: two rows a lane.
+struct Running {
+    float peak[2] = {-INFINITY, -INFINITY}, sum[2] = {0.f, 0.f}, fade[2];
+
+    // Scores become powers; true where sums made so far must fade.
+    template <int NT>
+    LC_INLINE bool powers(float (&p)[1][NT][4], float scale) {
+        float top[2] = {peak[0], peak[1]}, less[2];
+        UNROLL
+        for (int j = 0; j < NT; j++) {
+            UNROLL
+            for (int r = 0; r < 4; r++) top[r / 2] = fmaxf(top[r / 2], p[0][j][r]);
+        }
+        quad_reduce2(top[0], top[1], OpMax{});
+        const bool moved = warp_any(top[0] != peak[0] || top[1] != peak[1]);
+        UNROLL
+        for (int h = 0; h < 2; h++) {
+            const float base = top[h] == -INFINITY ? 0.f : top[h]; // exp2(-inf - 0) is 0, not NaN
+            fade[h] = fast_exp2((peak[h] - base) * scale);
+            peak[h] = top[h], less[h] = base * scale, sum[h] *= fade[h];
+        }
+        UNROLL
+        for (int j = 0; j < NT; j++) {
+            UNROLL
+            for (int r = 0; r < 4; r++) {
+                p[0][j][r] = fast_exp2(p[0][j][r] * scale - less[r / 2]);
+                sum[r / 2] += p[0][j][r];
+            }
+        }
+        return moved;
+    }
+};
+
+// p where the row (from `row` on) sees the key (from `key` on), `other` elsewhere.
+template <int NT>
+LC_INLINE void mask(float (&p)[1][NT][4], const lc_sequence& s, int row, int key, float other) {
+    if (key + NT * 8 <= min(s.k_len, s.q_pos + row + 1)) return; // all rows see all
+    const int lane = lane_id();
+    UNROLL
+    for (int j = 0; j < NT; j++) {
+        UNROLL
+        for (int r = 0; r < 4; r++) {
+            const int k = key + acc_col(lane, j, r);
+            if (k >= s.k_len || k > s.q_pos + row + acc_row(lane, 0, r)) p[0][j][r] = other;
+        }
+    }
+}
+
+template <class S>
+LC_INLINE void forward(const lc_attention_fwd_args& a, int n_items, const Pipe<S>& pipe) {
+    const int group = threadIdx.x / 128 - 1, lane = lane_id(), warp_row = threadIdx.x / 32 % 4 * 16;
+    const act* const q = pipe.own(0, group);
+    const float scale = a.scale * kLog2e;
+    int n = 0, n_own = 0;
+    each_item(n_items, [&](int w) {
+        const QueryItem<S> item(a, w);
+        const int n_steps = item.steps_to(item.first + (group + 1) * kGroupRows);
+        const int row = item.first + group * kGroupRows + warp_row;
+        float o[1][S::D / 8][4], p[1][S::kStep / 8][4];
+        act2 operand[S::kStep / 16][1][4];
+        Running softmax;
+        acc_zero(o);
+        if (item.n_steps > 0) pipe.wait_own(n_own++);
+        if (n_steps > 0) {
+            pipe.wait(n);
+            ask_scores<S>(p, q, pipe.tile(n));
+            wait_for<0>(p);
+            pipe.release(n);
+            mask(p, item.s, row, 0, -INFINITY);
+            softmax.powers(p, scale);
+            acc_to_a(operand, p);
+            for (int step = 1; step < n_steps; step++) {
+                const int k = n + 2 * step, v = k - 1; // these keys, the last step's values
+                pipe.wait(k);
+                ask_scores<S>(p, q, pipe.tile(k));
+                pipe.wait(v);
+                ask_sums<S>(o, operand, pipe.tile(v));
+                wait_for<1>(p);
+                pipe.release(k);
+                mask(p, item.s, row, step * S::kStep, -INFINITY);
+                const bool moved = softmax.powers(p, scale);
+                wait_for<0>(o);
+                pipe.release(v);
+                if (moved) { // rare after the first steps; a row that did not move gets a factor of exactly 1
+                    UNROLL
+                    for (int j = 0; j < S::D / 8; j++) {
+                        UNROLL
+                        for (int r = 0; r < 4; r++) o[0][j][r] *= softmax.fade[r / 2];
+                    }
+                }
+                acc_to_a(operand, p);
+            }
+            const int v = n + 2 * n_steps - 1;
+            pipe.wait(v);
+            ask_sums<S>(o, operand, pipe.tile(v));
+            if (n_steps > 0) pipe.release_own();
+            wait_for<0>(o);
+            pipe.release(v);
+        } else if (item.n_steps > 0) {
+            pipe.release_own();
+        }
+        pipe.pass_over(n + 2 * n_steps, n + 2 * item.n_steps);
+        n += 2 * item.n_steps;
+
+        float inverse[2];
+        quad_reduce2(softmax.sum[0], softmax.sum[1], OpSum{}); // the lanes of a row faded alike
+        UNROLL
+        for (int h = 0; h < 2; h++) {
+            const int at = row + acc_row(lane, 0, 2 * h);
+            const float total = softmax.sum[h];
+            inverse[h] = total == 0.f ? 0.f : 1.f / total; // a NaN stays one
+            if (lane % 4 == 0 && at < item.s.q_len)
+                a.lse[(size_t)item.head * a.T + item.s.q_begin + at] =
+                    total == 0.f ? -INFINITY : softmax.peak[h] * a.scale + logf(total);
+        }
+        store_sums(a.o + (size_t)(item.s.q_begin + row) * a.ldo + item.own_column(), a.ldo, item.s.q_len - row, o, inverse);
+    });
+}
+
+template <class S>
+LC_INLINE void dq(const lc_attention_bwd_args& a, int n_items, const Pipe<S>& pipe) {
+    const int group = threadIdx.x / 128 - 1, lane = lane_id(), warp_row = threadIdx.x / 32 % 4 * 16;
+    const act *const q = pipe.own(0, group), *const d_o = pipe.own(1, group);
+    const float scale = a.scale * kLog2e;
+    int n = 0, n_own = 0;
+    each_item(n_items, [&](int w) {
+        const QueryItem<S> item(a, w);
+        const int n_steps = item.steps_to(item.first + (group + 1) * kGroupRows);
+        const int row = item.first + group * kGroupRows + warp_row;
+        float sum[1][S::D / 8][4], lse[2], delta[2];
+        acc_zero(sum);
+        UNROLL
+        for (int h = 0; h < 2; h++) {
+            const int at = row + acc_row(lane, 0, 2 * h);
+            const size_t place = (size_t)item.head * a.T + item.s.q_begin + at;
+            lse[h] = at < item.s.q_len ? a.lse[place] * kLog2e : 0.f;
+            delta[h] = at < item.s.q_len ? a.delta[place] : 0.f;
+        }
+        float p[1][S::kStep / 8][4], ds[1][S::kStep / 8][4];
+        act2 operand[S::kStep / 16][1][4];
+        // The scores of a step are here before; its gradient's sums are under way afterwards.
+        auto gradient = [&](int step) {
+            const int k = n + 2 * step, v = k + 1;
+            pipe.wait(v);
+            ask_scores<S>(ds, d_o, pipe.tile(v));
+            UNROLL
+            for (int j = 0; j < S::kStep / 8; j++) {
+                UNROLL
+                for (int r = 0; r < 4; r++) p[0][j][r] = fast_exp2(p[0][j][r] * scale - lse[r / 2]);
+            }
+            mask(p, item.s, row, step * S::kStep, 0.f);
+            wait_for<0>(ds);
+            pipe.release(v);
+            UNROLL
+            for (int j = 0; j < S::kStep / 8; j++) {
+                UNROLL
+                for (int r = 0; r < 4; r++) ds[0][j][r] = p[0][j][r] * (ds[0][j][r] - delta[r / 2]);
+            }
+            acc_to_a(operand, ds);
+            ask_sums<S>(sum, operand, pipe.tile(k));
+        };
+        if (item.n_steps > 0) pipe.wait_own(n_own++);
+        if (n_steps > 0) {
+            pipe.wait(n);
+            ask_scores<S>(p, q, pipe.tile(n));
+            wait_for<0>(p);
+            const int last = n_steps - 1;
+            for (int step = 0; step < last; step++) {
+                const int k = n + 2 * step;
+                gradient(step);
+                pipe.wait(k + 2);
+                ask_scores<S>(p, q, pipe.tile(k + 2));
+                wait_for<0>(sum);
+                wait_for<0>(p);
+                pipe.release(k);
+            }
+            gradient(last);
+            wait_for<0>(sum);
+            pipe.release(n + 2 * last);
+        }
+        if (item.n_steps > 0) pipe.release_own();
+        pipe.pass_over(n + 2 * n_steps, n + 2 * item.n_steps);
+        n += 2 * item.n_steps;
+        const float factor[2] = {a.scale, a.scale};
+        store_sums(a.dq + (size_t)(item.s.q_begin + row) * a.lddq + item.own_column(), a.lddq, item.s.q_len - row, sum,
+                   factor);
+    });
+}
+
+// lse and delta of the queries of a step, two a lane: in registers on the way, then in the warp's own patch of shared memory.
+template <class S>
+struct QueryNumbers {
+    static constexpr int kEach = S::kStep / 32;
+    float lse[kEach], delta[kEach];
+
+    LC_INLINE void load(const lc_attention_bwd_args& a, const KeyItem<S>& item, int step) {
+        UNROLL
+        for (int i = 0; i < kEach; i++) {
+            const int query = item.query(step) + i * 32 + lane_id();
+            const size_t at = (size_t)item.head(step) * a.T + item.s.q_begin + query;
+            lse[i] = query < item.s.q_len ? a.lse[at] * kLog2e : 0.f;
+            delta[i] = query < item.s.q_len ? a.delta[at] : 0.f;
+        }
+    }
+    LC_INLINE void put(float* patch) const {
+        __syncwarp(); // the last ones have been read
+        UNROLL
+        for (int i = 0; i < kEach; i++) {
+            patch[i * 32 + lane_id()] = lse[i];
+            patch[S::kStep + i * 32 + lane_id()] = delta[i];
+        }
+        __syncwarp();
+    }
+};
+
+// Transposed: this warpgroup's keys are the rows of the scores, queries are their columns.
+template <class S>
+LC_INLINE void dkv(const lc_attention_bwd_args& a, int n_items, const Pipe<S>& pipe, float* patches) {
+    const int group = threadIdx.x / 128 - 1, lane = lane_id(), warp_row = threadIdx.x / 32 % 4 * 16;
+    const act *const k = pipe.own(0, group), *const v = pipe.own(1, group);
+    float* const patch = patches + (threadIdx.x / 32 - 4) * 2 * S::kStep;
+    const float scale = a.scale * kLog2e;
+    int n = 0, n_own = 0;
+    each_item(n_items, [&](int w) {
+        const KeyItem<S> item(a, w);
+        const lc_sequence& s = item.s;
+        const int first = item.first + group * kGroupRows, row = first + warp_row;
+        // The first step from this one on in which the warpgroup's keys are seen.
+        auto seen_from = [&](int step) {
+            while (step < item.n_steps && (first >= s.k_len || first > s.q_pos + item.query(step) + S::kStep - 1)) step++;
+            return step;
+        };
+        float dk[1][S::D / 8][4], dv[1][S::D / 8][4], p[1][S::kStep / 8][4], ds[1][S::kStep / 8][4];
+        act2 p16[S::kStep / 16][1][4], ds16[S::kStep / 16][1][4];
+        QueryNumbers<S> numbers;
+        acc_zero(dk);
+        acc_zero(dv);
+        // The scores of a step are here before; the sums of both gradients are under way afterwards.
+        auto gradients = [&](int step, int next) {
+            const int q = n + 2 * step, d_o = q + 1, query = item.query(step);
+            pipe.wait(d_o);
+            ask_scores<S>(ds, v, pipe.tile(d_o));
+            if (next < item.n_steps) numbers.load(a, item, next);
+            const bool edge = row + 15 > s.q_pos + query || row + 16 > s.k_len || query + S::kStep > s.q_len;
+            UNROLL
+            for (int j = 0; j < S::kStep / 8; j++) {
+                const float2 lse = *reinterpret_cast<const float2*>(patch + acc_col(lane, j, 0));
+                UNROLL
+                for (int r = 0; r < 4; r++) {
+                    const int key = row + acc_row(lane, 0, r), i = query + acc_col(lane, j, r);
+                    const bool seen = !edge || (key < s.k_len && key <= s.q_pos + i && i < s.q_len);
+                    p[0][j][r] = seen ? fast_exp2(p[0][j][r] * scale - (r % 2 ? lse.y : lse.x)) : 0.f;
+                }
+            }
+            acc_to_a(p16, p);
+            ask_sums<S>(dv, p16, pipe.tile(d_o));
+            wait_for<1>(ds);
+            UNROLL
+            for (int j = 0; j < S::kStep / 8; j++) {
+                const float2 delta = *reinterpret_cast<const float2*>(patch + S::kStep + acc_col(lane, j, 0));
+                UNROLL
+                for (int r = 0; r < 4; r++) ds[0][j][r] = p[0][j][r] * (ds[0][j][r] - (r % 2 ? delta.y : delta.x));
+            }
+            acc_to_a(ds16, ds);
+            ask_sums<S>(dk, ds16, pipe.tile(q));
+        };
+        int step = seen_from(0);
+        if (item.n_steps > 0) pipe.wait_own(n_own++);
+        pipe.pass_over(n, n + 2 * step);
+        if (step < item.n_steps) {
+            numbers.load(a, item, step);
+            numbers.put(patch);
+            pipe.wait(n + 2 * step);
+            ask_scores<S>(p, k, pipe.tile(n + 2 * step));
+            wait_for<0>(p);
+            for (int next; (next = seen_from(step + 1)) < item.n_steps; step = next) {
+                gradients(step, next);
+                numbers.put(patch);
+                pipe.pass_over(n + 2 * step + 2, n + 2 * next);
+                pipe.wait(n + 2 * next);
+                ask_scores<S>(p, k, pipe.tile(n + 2 * next));
+                wait_for<0>(dv);
+                wait_for<0>(dk);
+                wait_for<0>(p);
+                pipe.release(n + 2 * step);
+                pipe.release(n + 2 * step + 1);
+            }
+            gradients(step, item.n_steps);
+            wait_for<0>(dv);
+            wait_for<0>(dk);
+            pipe.release(n + 2 * step);
+            pipe.release(n + 2 * step + 1);
+            pipe.pass_over(n + 2 * step + 2, n + 2 * item.n_steps);
+        }
+        if (item.n_steps > 0) pipe.release_own();
+        n += 2 * item.n_steps;
+        const int n_valid = max(s.q_len, s.k_len) - row; // rows past k_len, which nobody sees, are set to zero
+        const float one[2] = {1.f, 1.f}, factor[2] = {a.scale, a.scale};
+        const size_t at = (size_t)(s.k_begin + row);
+        store_sums(a.dk + at * a.lddk + item.own_column(), a.lddk, n_valid, dk, factor);
+        store_sums(a.dv + at * a.lddv + item.own_column(), a.lddv, n_valid, dv, one);
+    });
+}
+
+// One warpgroup copies, giving its registers to the two that multiply.
+template <class S, template <class> class Item, class Args, class Consume>
+LC_INLINE void divide(const Maps& maps, const Args& a, int n_items, const Pipe<S>& pipe, Consume consume) {
+    if (threadIdx.x < 128) {
+        give_registers<24>();
+        if (threadIdx.x == 0) produce<S, Item>(maps, a, n_items, pipe);
+        __syncwarp();
+    } else {
+        take_registers<240>();
+        consume();
+    }
+}
+
+template <class S>
+__global__ void __launch_bounds__(kThreads, 1)
+    attention_wgmma_fwd(LC_GRID_CONSTANT Maps maps, lc_attention_fwd_args a) {
+#if LC_SM90
+    Arena arena;
+    const Pipe<S> pipe(arena);
+    const int n_items = a.n_q_tiles * a.H;
+    divide<S, QueryItem>(maps, a, n_items, pipe, [&] { forward<S>(a, n_items, pipe); });
+#endif
+}
+template <class S>
+__global__ void __launch_bounds__(kThreads, 1) attention_wgmma_dq(LC_GRID_CONSTANT Maps maps, lc_attention_bwd_args a) {
+#if LC_SM90
+    Arena arena;
+    const Pipe<S> pipe(arena);
+    const int n_items = a.n_q_tiles * a.H;
+    divide<S, QueryItem>(maps, a, n_items, pipe, [&] { dq<S>(a, n_items, pipe); });
+#endif
+}
+template <class S>
+__global__ void __launch_bounds__(kThreads, 1) attention_wgmma_dkv(LC_GRID_CONSTANT Maps maps, lc_attention_bwd_args a) {
+#if LC_SM90
+    Arena arena;
+    const Pipe<S> pipe(arena);
+    float* const patches = arena.take<float>(S::kPatchFloats);
+    const int n_items = a.n_k_tiles * a.KV;
+    divide<S, KeyItem>(maps, a, n_items, pipe, [&] { dkv<S>(a, n_items, pipe, patches); });
+#endif
+}
+
+dim3 blocks_for(int n_items) {
+#ifdef __CUDACC__
+    return dim3((unsigned)min(n_items, this_gpu().n_sms));
+#else
+    return dim3((unsigned)min(n_items, 6)); // few, so that each makes several items
+#endif
+}
+
+template <int D>
+lc_status run(const lc_attention_fwd_args& a, lc_stream stream) {
+    using S = Forward<D>;
+    Maps maps = {};
+    LC_TRY(make_tensor_map(&maps.own[0], a.q, a.H * D, a.T, a.ldq, kRows));
+    LC_TRY(make_tensor_map(&maps.walked[0], a.k, a.KV * D, a.T, a.ldk, S::kStep));
+    LC_TRY(make_tensor_map(&maps.walked[1], a.v, a.KV * D, a.T, a.ldv, S::kStep));
+    return launch<attention_wgmma_fwd<S>>(blocks_for(a.n_q_tiles * a.H), dim3(kThreads), S::kBytes, stream, maps, a);
+}
+
+template <int D>
+lc_status run(const lc_attention_bwd_args& a, lc_stream stream) {
+    using Q = Dq<D>;
+    using K = Dkv<D>;
+    Maps by_query = {}, by_key = {};
+    LC_TRY(make_tensor_map(&by_query.own[0], a.q, a.H * D, a.T, a.ldq, kRows));
+    LC_TRY(make_tensor_map(&by_query.own[1], a.d_o, a.H * D, a.T, a.ldd_o, kRows));
+    LC_TRY(make_tensor_map(&by_query.walked[0], a.k, a.KV * D, a.T, a.ldk, Q::kStep));
+    LC_TRY(make_tensor_map(&by_query.walked[1], a.v, a.KV * D, a.T, a.ldv, Q::kStep));
+    LC_TRY(make_tensor_map(&by_key.own[0], a.k, a.KV * D, a.T, a.ldk, kRows));
+    LC_TRY(make_tensor_map(&by_key.own[1], a.v, a.KV * D, a.T, a.ldv, kRows));
+    LC_TRY(make_tensor_map(&by_key.walked[0], a.q, a.H * D, a.T, a.ldq, K::kStep));
+    LC_TRY(make_tensor_map(&by_key.walked[1], a.d_o, a.H * D, a.T, a.ldd_o, K::kStep));
+    constexpr size_t k_bytes = K::kBytes + arena_bytes<float>(K::kPatchFloats);
+    LC_TRY(launch<attention_wgmma_dq<Q>>(blocks_for(a.n_q_tiles * a.H), dim3(kThreads), Q::kBytes, stream, by_query, a));
+    return launch<attention_wgmma_dkv<K>>(blocks_for(a.n_k_tiles * a.KV), dim3(kThreads), k_bytes, stream, by_key, a);
+}
+
+template <class Args>
+lc_status run_by_size(const Args& a, lc_stream stream) {
+#ifdef __CUDACC__
+    LC_REQUIRE(this_gpu().architecture == 90, LC_UNSUPPORTED);
+#endif
+    switch (a.D) {
+        case 64: return run<64>(a, stream);
+        case 128: return run<128>(a, stream);
+    }
+    return lc_status{LC_UNSUPPORTED, a.D, "head size 64 or 128"};
+}
+} // namespace
+#endif
+
+LC_API lc_status LC(attention_wgmma_fwd)(const lc_attention_fwd_args* a, lc_stream stream) {
+#ifdef LC_FP32
+    return lc_status{LC_UNSUPPORTED, 0, "operands of 16 bits"};
+#else
+    LC_TRY(check_args(*a));
+    LC_REQUIRE(a->own_keys == 1, LC_UNSUPPORTED);
+    return run_by_size(*a, stream);
+#endif
+}
+
+LC_API lc_status LC(attention_wgmma_bwd)(const lc_attention_bwd_args* a, lc_stream stream) {
+#ifdef LC_FP32
+    return lc_status{LC_UNSUPPORTED, 0, "operands of 16 bits"};
+#else
+    LC_TRY(LC(attention_delta)(a, stream));
+    return run_by_size(*a, stream);
+#endif
+}
