@@ -85,6 +85,11 @@ struct KeyItem {
         per_head = first >= s.k_len ? 0 : max(0, ceil_div(s.q_len - first_query, S::kStep));
         n_steps = per_head * heads;
     }
+    // Of a head's steps, those in which no query sees the keys of this warpgroup.
+    LC_INLINE int unseen(int group) const {
+        const int key = first + group * kGroupRows;
+        return key >= s.k_len ? per_head : min(per_head, max(0, key - s.q_pos - first_query) / S::kStep);
+    }
     LC_INLINE int own_row() const { return s.k_begin + first; }
     LC_INLINE int own_column() const { return kv_head * S::D; }
     LC_INLINE int head(int step) const { return kv_head * heads + step / per_head; }
@@ -93,14 +98,11 @@ struct KeyItem {
     LC_INLINE int column(int step) const { return head(step) * S::D; }
 };
 
-// This block's items: the first of each round on the way there, the last on the way back.
+// This block's items, one of each round of all blocks: there, and on the way back from the other end.
 template <class Each>
 LC_INLINE void each_item(int n_items, Each each) {
-    const int n_blocks = gridDim.x, here = blockIdx.x;
-    for (int round = 0; round * n_blocks < n_items; round++) {
-        const int w = round * n_blocks + (round % 2 ? n_blocks - 1 - here : here);
-        if (w < n_items) each(w);
-    }
+    const int n_blocks = gridDim.x;
+    for (int w = blockIdx.x; w < n_items; w = 2 * (w / n_blocks + 1) * n_blocks - 1 - w) each(w);
 }
 
 // The block's own tiles and the ring, and who waits for whom. Fills are numbered through all items.
@@ -285,17 +287,18 @@ LC_INLINE void forward(const lc_attention_fwd_args& a, int n_items, const Pipe<S
             pipe.release(n);
             mask(p, item.s, row, 0, -INFINITY);
             softmax.powers(p, scale);
+            pipe.wait(n + 1);
             acc_to_a(operand, p);
             for (int step = 1; step < n_steps; step++) {
                 const int k = n + 2 * step, v = k - 1; // these keys, the last step's values
                 pipe.wait(k);
                 ask_scores<S>(p, q, pipe.tile(k));
-                pipe.wait(v);
                 ask_sums<S>(o, operand, pipe.tile(v));
                 wait_for<1>(p);
                 pipe.release(k);
                 mask(p, item.s, row, step * S::kStep, -INFINITY);
                 const bool moved = softmax.powers(p, scale);
+                pipe.wait(k + 1); // here, since ptxas moves no power across a branch: the next wait, it would move up
                 wait_for<0>(o);
                 pipe.release(v);
                 if (moved) { // rare after the first steps; a row that did not move gets a factor of exactly 1
@@ -308,9 +311,8 @@ LC_INLINE void forward(const lc_attention_fwd_args& a, int n_items, const Pipe<S
                 acc_to_a(operand, p);
             }
             const int v = n + 2 * n_steps - 1;
-            pipe.wait(v);
             ask_sums<S>(o, operand, pipe.tile(v));
-            if (n_steps > 0) pipe.release_own();
+            pipe.release_own();
             wait_for<0>(o);
             pipe.release(v);
         } else if (item.n_steps > 0) {
@@ -404,118 +406,121 @@ LC_INLINE void dq(const lc_attention_bwd_args& a, int n_items, const Pipe<S>& pi
     });
 }
 
-// lse and delta of the queries of a step, two a lane: in registers on the way, then in the warp's own patch of shared memory.
+// lse and delta of kStep queries, the first of them number `at` of [H,T], into the warp's own patch of shared memory.
 template <class S>
-struct QueryNumbers {
-    static constexpr int kEach = S::kStep / 32;
-    float lse[kEach], delta[kEach];
-
-    LC_INLINE void load(const lc_attention_bwd_args& a, const KeyItem<S>& item, int step) {
-        UNROLL
-        for (int i = 0; i < kEach; i++) {
-            const int query = item.query(step) + i * 32 + lane_id();
-            const size_t at = (size_t)item.head(step) * a.T + item.s.q_begin + query;
-            lse[i] = query < item.s.q_len ? a.lse[at] * kLog2e : 0.f;
-            delta[i] = query < item.s.q_len ? a.delta[at] : 0.f;
-        }
+LC_INLINE void fetch_numbers(float* patch, const lc_attention_bwd_args& a, int at, int n_valid) {
+    const int lane = lane_id();
+    float lse[S::kStep / 32], delta[S::kStep / 32];
+    UNROLL
+    for (int i = 0; i < S::kStep / 32; i++) {
+        const bool valid = i * 32 + lane < n_valid;
+        lse[i] = valid ? a.lse[at + i * 32 + lane] * kLog2e : 0.f;
+        delta[i] = valid ? a.delta[at + i * 32 + lane] : 0.f;
     }
-    LC_INLINE void put(float* patch) const {
-        __syncwarp(); // the last ones have been read
-        UNROLL
-        for (int i = 0; i < kEach; i++) {
-            patch[i * 32 + lane_id()] = lse[i];
-            patch[S::kStep + i * 32 + lane_id()] = delta[i];
-        }
-        __syncwarp();
-    }
-};
+    __syncwarp(); // the last ones have been read
+    UNROLL
+    for (int i = 0; i < S::kStep / 32; i++) patch[i * 32 + lane] = lse[i], patch[S::kStep + i * 32 + lane] = delta[i];
+    __syncwarp();
+}
 
-// Transposed: this warpgroup's keys are the rows of the scores, queries are their columns.
+// Transposed: this warpgroup's keys are the rows of the scores, queries are their columns. Registers are dear: two
+// gradients take 128 a thread, the scores of a step 64 and their operands 32, so little else stays in them.
 template <class S>
 LC_INLINE void dkv(const lc_attention_bwd_args& a, int n_items, const Pipe<S>& pipe, float* patches) {
-    const int group = threadIdx.x / 128 - 1, lane = lane_id(), warp_row = threadIdx.x / 32 % 4 * 16;
+    const int group = threadIdx.x / 128 - 1, lane = lane_id(), own_row = group * kGroupRows + threadIdx.x / 32 % 4 * 16;
     const act *const k = pipe.own(0, group), *const v = pipe.own(1, group);
     float* const patch = patches + (threadIdx.x / 32 - 4) * 2 * S::kStep;
     const float scale = a.scale * kLog2e;
-    int n = 0, n_own = 0;
+    int n = 0, n_own = 0; // n: the fill with the queries of this step
     each_item(n_items, [&](int w) {
-        const KeyItem<S> item(a, w);
-        const lc_sequence& s = item.s;
-        const int first = item.first + group * kGroupRows, row = first + warp_row;
-        // The first step from this one on in which the warpgroup's keys are seen.
-        auto seen_from = [&](int step) {
-            while (step < item.n_steps && (first >= s.k_len || first > s.q_pos + item.query(step) + S::kStep - 1)) step++;
-            return step;
-        };
         float dk[1][S::D / 8][4], dv[1][S::D / 8][4], p[1][S::kStep / 8][4], ds[1][S::kStep / 8][4];
         act2 p16[S::kStep / 16][1][4], ds16[S::kStep / 16][1][4];
-        QueryNumbers<S> numbers;
         acc_zero(dk);
         acc_zero(dv);
-        // The scores of a step are here before; the sums of both gradients are under way afterwards.
-        auto gradients = [&](int step, int next) {
-            const int q = n + 2 * step, d_o = q + 1, query = item.query(step);
-            pipe.wait(d_o);
-            ask_scores<S>(ds, v, pipe.tile(d_o));
-            if (next < item.n_steps) numbers.load(a, item, next);
-            const bool edge = row + 15 > s.q_pos + query || row + 16 > s.k_len || query + S::kStep > s.q_len;
-            UNROLL
-            for (int j = 0; j < S::kStep / 8; j++) {
-                const float2 lse = *reinterpret_cast<const float2*>(patch + acc_col(lane, j, 0));
+        const KeyItem<S> item(a, w);
+        if (item.n_steps > 0) {
+            // Of every head's steps the first do not see this warpgroup's keys.
+            const int n_unseen = item.unseen(group), first = item.first_query + n_unseen * S::kStep, q_len = item.s.q_len;
+            const int row = item.first + own_row, n_keys = item.s.k_len - row, position = item.s.q_pos - row; // from row on
+            int query = first, left = (item.per_head - n_unseen) * item.heads;
+            int numbers = item.kv_head * item.heads * a.T + item.s.q_begin; // of the head
+            // The scores of a step are here before; the sums of both gradients are under way afterwards.
+            auto gradients = [&] {
+                pipe.wait(n + 1);
+                ask_scores<S>(ds, v, pipe.tile(n + 1));
                 UNROLL
-                for (int r = 0; r < 4; r++) {
-                    const int key = row + acc_row(lane, 0, r), i = query + acc_col(lane, j, r);
-                    const bool seen = !edge || (key < s.k_len && key <= s.q_pos + i && i < s.q_len);
-                    p[0][j][r] = seen ? fast_exp2(p[0][j][r] * scale - (r % 2 ? lse.y : lse.x)) : 0.f;
+                for (int j = 0; j < S::kStep / 8; j++) {
+                    const float2 lse = *reinterpret_cast<const float2*>(patch + acc_col(lane, j, 0));
+                    UNROLL
+                    for (int r = 0; r < 4; r++) p[0][j][r] = fast_exp2(p[0][j][r] * scale - (r % 2 ? lse.y : lse.x));
                 }
-            }
-            acc_to_a(p16, p);
-            ask_sums<S>(dv, p16, pipe.tile(d_o));
-            wait_for<1>(ds);
-            UNROLL
-            for (int j = 0; j < S::kStep / 8; j++) {
-                const float2 delta = *reinterpret_cast<const float2*>(patch + S::kStep + acc_col(lane, j, 0));
+                if (15 > position + query || 16 > n_keys || query + S::kStep > q_len) {
+                    UNROLL
+                    for (int j = 0; j < S::kStep / 8; j++) {
+                        UNROLL
+                        for (int r = 0; r < 4; r++) {
+                            const int key = acc_row(lane, 0, r), i = query + acc_col(lane, j, r);
+                            if (key >= n_keys || key > position + i || i >= q_len) p[0][j][r] = 0.f;
+                        }
+                    }
+                }
+                acc_to_a(p16, p);
+                ask_sums<S>(dv, p16, pipe.tile(n + 1));
+                wait_for<1>(ds);
                 UNROLL
-                for (int r = 0; r < 4; r++) ds[0][j][r] = p[0][j][r] * (ds[0][j][r] - (r % 2 ? delta.y : delta.x));
-            }
-            acc_to_a(ds16, ds);
-            ask_sums<S>(dk, ds16, pipe.tile(q));
-        };
-        int step = seen_from(0);
-        if (item.n_steps > 0) pipe.wait_own(n_own++);
-        pipe.pass_over(n, n + 2 * step);
-        if (step < item.n_steps) {
-            numbers.load(a, item, step);
-            numbers.put(patch);
-            pipe.wait(n + 2 * step);
-            ask_scores<S>(p, k, pipe.tile(n + 2 * step));
-            wait_for<0>(p);
-            for (int next; (next = seen_from(step + 1)) < item.n_steps; step = next) {
-                gradients(step, next);
-                numbers.put(patch);
-                pipe.pass_over(n + 2 * step + 2, n + 2 * next);
-                pipe.wait(n + 2 * next);
-                ask_scores<S>(p, k, pipe.tile(n + 2 * next));
+                for (int j = 0; j < S::kStep / 8; j++) {
+                    const float2 delta = *reinterpret_cast<const float2*>(patch + S::kStep + acc_col(lane, j, 0));
+                    UNROLL
+                    for (int r = 0; r < 4; r++) ds[0][j][r] = p[0][j][r] * (ds[0][j][r] - (r % 2 ? delta.y : delta.x));
+                }
+                acc_to_a(ds16, ds);
+                ask_sums<S>(dk, ds16, pipe.tile(n));
+            };
+            auto release = [&] {
+                pipe.release(n);
+                pipe.release(n + 1);
+            };
+            pipe.wait_own(n_own++);
+            const int n_passed = left > 0 ? n_unseen : item.n_steps;
+            pipe.pass_over(n, n + 2 * n_passed);
+            n += 2 * n_passed;
+            if (left > 0) {
+                pipe.wait(n);
+                ask_scores<S>(p, k, pipe.tile(n));
+                fetch_numbers<S>(patch, a, numbers + query, q_len - query);
+                wait_for<0>(p);
+                while (--left > 0) {
+                    gradients();
+                    int next = n + 2;
+                    query += S::kStep;
+                    if (query >= q_len) { // the next head
+                        pipe.pass_over(next, next + 2 * n_unseen);
+                        next += 2 * n_unseen, query = first, numbers += a.T;
+                    }
+                    pipe.wait(next);
+                    ask_scores<S>(p, k, pipe.tile(next));
+                    fetch_numbers<S>(patch, a, numbers + query, q_len - query);
+                    wait_for<0>(dv);
+                    wait_for<0>(dk);
+                    wait_for<0>(p);
+                    release();
+                    n = next;
+                }
+                gradients();
                 wait_for<0>(dv);
                 wait_for<0>(dk);
-                wait_for<0>(p);
-                pipe.release(n + 2 * step);
-                pipe.release(n + 2 * step + 1);
+                release();
+                n += 2;
             }
-            gradients(step, item.n_steps);
-            wait_for<0>(dv);
-            wait_for<0>(dk);
-            pipe.release(n + 2 * step);
-            pipe.release(n + 2 * step + 1);
-            pipe.pass_over(n + 2 * step + 2, n + 2 * item.n_steps);
+            pipe.release_own();
         }
-        if (item.n_steps > 0) pipe.release_own();
-        n += 2 * item.n_steps;
-        const int n_valid = max(s.q_len, s.k_len) - row; // rows past k_len, which nobody sees, are set to zero
+        const KeyItem<S> out(a, w); // looked up again
+        const int row = out.first + own_row, n_valid = max(out.s.q_len, out.s.k_len) - row;
         const float one[2] = {1.f, 1.f}, factor[2] = {a.scale, a.scale};
-        const size_t at = (size_t)(s.k_begin + row);
-        store_sums(a.dk + at * a.lddk + item.own_column(), a.lddk, n_valid, dk, factor);
-        store_sums(a.dv + at * a.lddv + item.own_column(), a.lddv, n_valid, dv, one);
+        const size_t at = (size_t)(out.s.k_begin + row);
+        // Rows past k_len, which nobody sees, are set to zero.
+        store_sums(a.dk + at * a.lddk + out.own_column(), a.lddk, n_valid, dk, factor);
+        store_sums(a.dv + at * a.lddv + out.own_column(), a.lddv, n_valid, dv, one);
     });
 }
 
