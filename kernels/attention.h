@@ -6,7 +6,7 @@
  * backward  delta_i = do_i . o_i            dS_ij = P_ij (do_i . v_j - delta_i)
  *           dq_i = scale sum_j dS_ij k_j    dk_j = scale sum_{h,i} dS_ij q_i    dv_j = sum_{h,i} P_ij do_i
  *           where h runs over the H/KV query heads of the kv head; dq, dk and dv are set, never added to.
- * A row that sees no key gives zeros and lse = -inf.
+ * A row that sees no key gives zeros and lse = -inf. The backward is for sequences that are their own keys (T_k = T).
  *
  * One struct is every use:           q_begin  q_len  k_begin        k_len         q_pos
  *   packed training                  start    len    start          len           0

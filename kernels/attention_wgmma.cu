@@ -197,8 +197,8 @@ LC_INLINE void wait_for(float (&acc)[1][NT][4]) {
     warpgroup_wait<N>(acc[0]);
 }
 
-// The warp's 16 rows, times a factor for each of a lane's two. Lanes exchange halves with their neighbour, so that four fill
-// a sector of 32 bytes.
+// The warp's 16 rows, times a factor for each of a lane's two. Lanes exchange halves with their neighbour, all of a row's
+// before any is stored, so that four fill a sector of 32 bytes.
 template <int NT>
 LC_INLINE void store_sums(act* to, int ld, int n_valid, const float (&acc)[1][NT][4], const float (&factor)[2]) {
     const int lane = lane_id();
@@ -206,14 +206,18 @@ LC_INLINE void store_sums(act* to, int ld, int n_valid, const float (&acc)[1][NT
     UNROLL
     for (int h = 0; h < 2; h++) {
         const int row = acc_row(lane, 0, 2 * h);
+        uint2 four[NT / 2];
         UNROLL
         for (int j = 0; j < NT; j += 2) {
             const act2 left = pack2(acc[0][j][2 * h] * factor[h], acc[0][j][2 * h + 1] * factor[h]);
             const act2 right = pack2(acc[0][j + 1][2 * h] * factor[h], acc[0][j + 1][2 * h + 1] * factor[h]);
             const act2 theirs = __shfl_xor_sync(0xffffffffu, odd ? left : right, 1);
-            act* p = to + (size_t)row * ld + (j + odd) * 8 + lane % 4 / 2 * 4;
-            if (row < n_valid) *reinterpret_cast<uint2*>(p) = odd ? uint2{theirs, right} : uint2{left, theirs};
+            four[j / 2] = odd ? uint2{theirs, right} : uint2{left, theirs};
         }
+        if (row >= n_valid) continue;
+        act* const p = to + (size_t)row * ld + odd * 8 + lane % 4 / 2 * 4;
+        UNROLL
+        for (int j = 0; j < NT; j += 2) *reinterpret_cast<uint2*>(p + j * 8) = four[j / 2];
     }
 }
 

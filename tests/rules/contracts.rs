@@ -3,8 +3,13 @@
 use super::{none, root, texts};
 
 /// Operations whose tests stand in a file of another stem: one family, one story.
-const TESTED_IN: [(&str, &str); 4] =
-    [("matmul_wgmma", "matmul"), ("nf4_dequantize", "nf4"), ("nf4_matmul", "nf4"), ("nf4_quantize", "nf4")];
+const TESTED_IN: [(&str, &str); 5] = [
+    ("attention_wgmma", "attention"),
+    ("matmul_wgmma", "matmul"),
+    ("nf4_dequantize", "nf4"),
+    ("nf4_matmul", "nf4"),
+    ("nf4_quantize", "nf4"),
+];
 
 fn kernels(extension: &str) -> Vec<(String, String)> {
     let here = |path: &str| path.matches('/').count() == 1 && path.ends_with(extension);
