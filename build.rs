@@ -64,7 +64,9 @@ fn compile_host(sources: &[PathBuf]) {
         b
     };
     let mut machine = base("x86-64-v3");
-    machine.file("kernels/host/machine.cpp").file("kernels/host/lanes.cpp").file("kernels/host/hopper.cpp");
+    for part in ["machine", "lanes", "hopper", "leaf_fp8"] {
+        machine.file(format!("kernels/host/{part}.cpp"));
+    }
     if feature("CHECKED") {
         for part in ["check", "check_global", "check_hopper", "count"] {
             machine.file(format!("kernels/host/{part}.cpp"));

@@ -60,5 +60,9 @@ quantized source quantised python="python3":
 large:
     cargo test --release --test main -- --ignored --nocapture host_memory_of_a_model_of_three
 
-bench:
-    cargo bench
+bench *args:
+    cargo bench --bench main -- {{args}}
+
+# docs/benchmarks.md from a folder of results of a GPU; from none: what is not run says so
+benchmarks *results:
+    python3 tools/side_by_side.py {{results}}

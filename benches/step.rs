@@ -1,64 +1,97 @@
-//! The whole training step, LoRA on an NF4 base, at the sizes that PyTorch's side of the comparison is timed at
-//! (tools/time_peft.py): 4 sequences of 128 tokens, rank 8 on seven linears, clip and AdamW included.
+//! The whole training step, LoRA on an NF4 base, clip and AdamW included, and where it spends its time (parts.rs).
+//!
+//! Small models of random weights anywhere, at the sizes that PyTorch's side of the comparison is timed at
+//! (tools/time_peft.py): 4 sequences of 128 tokens, rank 8. On a GPU, with `--base`, Llama-2-13B: 8 rows of 2,048 tokens, rank
+//! 16, a micro-batch each.
 
-use crate::harness::{Bench, Work};
-use llamacare::checkpoint::ModelFolder;
-use llamacare::data::{MicroBatch, SplitMix64, Tokenized};
-use llamacare::model::{Batch, LoraSpec, Quantise, RunOptions, Source, load};
-use llamacare::train::{AdamW, LossWeights, Trainer};
+use crate::engine::{Engine, Settings};
+use crate::harness::{Bench, median};
+use crate::parts;
+use llamacare::checkpoint::LlamaConfig;
+use llamacare::data::SplitMix64;
 use safetensors::tensor::{Dtype, TensorView};
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::Path;
 
 /// hidden, intermediate, layers, heads, kv heads, vocabulary.
 struct Sizes(usize, usize, usize, usize, usize, usize);
 
-/// One line per model.
-pub fn run(bench: &mut Bench) {
+/// A line per model, and the parts of its step.
+pub fn run(bench: &mut Bench, base: Option<&Path>) {
     let models = [
         ("step 0.15M", Sizes(64, 192, 2, 4, 4, 320)),
         ("step 0.9M", Sizes(128, 352, 4, 4, 2, 768)),
         ("step 10.5M", Sizes(256, 704, 8, 8, 8, 8000)),
     ];
+    let device = if bench.device.is_cuda() { "cuda" } else { "cpu" };
     for (name, sizes) in models {
-        if !bench.wants(name) {
-            continue;
+        if bench.wants(name) && !(bench.smoke() && sizes.0 > 64) {
+            let dir = tempfile::tempdir().expect("a folder");
+            write_model(dir.path(), &sizes);
+            let settings = Settings {
+                device,
+                base: dir.path(),
+                lora: (8, 16),
+                tokens: 512,
+                positions: (bench.smoke()).then_some(128),
+                budget: "4GiB",
+            };
+            one(bench, name, &settings, &rows(4, 128, sizes.5));
         }
-        let mut trainer = trainer(bench, &sizes);
-        let mut random = SplitMix64::new(1, 0);
-        let row = |i: usize, random: &mut SplitMix64| Tokenized {
-            id: i.to_string(),
-            ids: (0..128).map(|_| 3 + random.below(sizes.5 - 3) as u32).collect(),
-            n_prompt: 1,
-            label: None,
-        };
-        let rows: Vec<Tokenized> = (0..4).map(|i| row(i, &mut random)).collect();
-        let micro = MicroBatch::from_rows(&[0, 1, 2, 3], &rows);
-        let work = Work { flops: 512.0 * flops_per_token(&sizes), ..Work::default() };
-        bench.line(name, "4x128 tokens, r=8, NF4 double", work, || {
-            let batch = Batch::new(&micro);
-            trainer.gradients(&[batch], &RunOptions::default()).unwrap();
-            trainer.update(1e-4, 0.0).unwrap();
-        });
+    }
+    let name = "step 13B";
+    match base {
+        Some(base) if bench.wants(name) => {
+            let model = LlamaConfig::load(base).expect("a model folder");
+            // Another model than 13B is a rehearsal, and not called so.
+            let name = if model.hidden == 5120 { name } else { "step of the base" };
+            let (n, length) = if bench.device.is_cuda() { (8, 2048) } else { (2, 64) };
+            let lora = (16, 16);
+            let settings = Settings { device, base, lora, tokens: length, positions: None, budget: "23.5GiB" };
+            one(bench, name, &settings, &rows(n, length, model.vocab));
+        }
+        None if bench.wants(name) && bench.device.is_cuda() => {
+            println!("{name}: not run; --base DIR names a model folder, tools/gpu/make_synthetic_base.py makes one");
+        }
+        _ => {}
     }
 }
 
-/// Forward and the gradient of the input: four operations a weight; the output layer is frozen as well.
-fn flops_per_token(s: &Sizes) -> f64 {
-    let head = s.0 / s.3;
-    let layer = s.0 * s.3 * head * 2 + s.0 * s.4 * head * 2 + 3 * s.0 * s.1;
-    4.0 * (layer * s.2 + s.0 * s.5) as f64
+fn rows(n: usize, length: usize, vocab: usize) -> Vec<Vec<u32>> {
+    let mut random = SplitMix64::new(1, 0);
+    (0..n).map(|_| (0..length).map(|_| 3 + random.below(vocab - 3) as u32).collect()).collect()
 }
 
-fn trainer(bench: &Bench, s: &Sizes) -> Trainer {
-    let dir = tempfile::tempdir().unwrap();
-    write_model(dir.path(), s);
-    let folder = ModelFolder::open(dir.path()).unwrap();
-    let targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"].map(String::from);
-    let lora = LoraSpec { rank: 8, scale: 2.0, targets: targets.to_vec() };
-    let (model, params, ()) =
-        load(&bench.device, Source::Folder(&folder), Quantise::Nf4Double, Some(&lora), 1, |_| Ok(())).unwrap();
-    Trainer::new(model, params, None, LossWeights::joint(0.0), AdamW::default())
+fn one(bench: &mut Bench, name: &str, settings: &Settings, rows: &[Vec<u32>]) {
+    let mut engine = Engine::open(settings, rows).expect("an engine");
+    let shape = format!("{}x{} tokens, r={}", rows.len(), rows[0].len(), settings.lora.0);
+    let (tokens, flops) = (engine.n_tokens() as f64, engine.flops);
+    let mut seconds = || engine.timed_step().expect("a step").1;
+    let n = if bench.smoke() { 1 } else { 5 };
+    seconds();
+    let times: Vec<f64> = (0..n).map(|_| seconds()).collect();
+    let (text, table) = parts::table(&mut engine).expect("a step");
+    engine.hold_to_plan().expect("memory as planned");
+    let other: Vec<&String> = table["parts"].as_object().into_iter().flatten().map(|(part, _)| part).collect();
+    let unknown = other.iter().find(|part| part.starts_with("other"));
+    assert!(unknown.is_none(), "benches/parts.rs does not know what this launch is for: {unknown:?}");
+    if bench.smoke() {
+        return;
+    }
+    let (middle, least) = (median(times.clone()), times.iter().copied().fold(f64::INFINITY, f64::min));
+    println!(
+        "{name:<26} {shape:<36} {:>10.1} us (least {:.1})  {:.0} tokens/s  {:.3} TFLOP/s",
+        middle * 1e6,
+        least * 1e6,
+        tokens / middle,
+        flops / middle / 1e12
+    );
+    println!("  {}\n{text}", parts::describe(&engine));
+    bench.record(json!({
+        "name": name, "shape": shape, "us": middle * 1e6, "least_us": least * 1e6, "flops": flops,
+        "tokens_per_second": tokens / middle, "watched": table,
+    }));
 }
 
 /// A Hugging Face folder with random weights.

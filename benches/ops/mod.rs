@@ -12,6 +12,7 @@ mod dense;
 mod dropout;
 mod eci_pool;
 mod embedding;
+mod fp8;
 mod grad_norm;
 mod lm_loss;
 mod matmul;
@@ -35,6 +36,7 @@ pub fn run(bench: &mut Bench) {
     dropout::run(bench);
     eci_pool::run(bench);
     embedding::run(bench);
+    fp8::run(bench);
     grad_norm::run(bench);
     lm_loss::run(bench);
     matmul::run(bench);

@@ -138,11 +138,12 @@ void check_mbarrier_waited(const Mbarrier* barrier) {
 
 void check_copy(void* to, const TensorMap* map, int inner, int outer, void* barrier, uint32_t ranks, const void* pc) {
     const Who me(current, pc);
-    for (uint32_t r = 0; r < map->box_outer; r++) {
+    TensorMap readable = *map;
+    for (uint32_t r = 0; r < map->box_outer && readable.inner; r++) {
         const int64_t y = (int64_t)outer + r, end = std::min<int64_t>(map->inner, (int64_t)inner + map->box_inner);
         if (y < 0 || y >= map->outer || inner >= end) continue;
         if (!global_access(me, map->base + y * map->row_bytes + (uint64_t)inner * 2, (size_t)(end - inner) * 2, false))
-            return;
+            readable.inner = 0;  // zeros arrive: what waits for bytes goes on
     }
     const uint32_t at = shared_offset(to), thread = me.thread;
     for (uint32_t r = 0; r < block->launch->cluster; r++) {
@@ -168,7 +169,7 @@ void check_copy(void* to, const TensorMap* map, int inner, int outer, void* barr
             memset(g.read_tick, 0, sizeof g.read_tick);
             g.state = State::kInFlight;
         });
-        of(block->cluster[0]).copies.push_back({*map, r, at, shared_offset(barrier), thread, inner, outer, pc});
+        of(block->cluster[0]).copies.push_back({readable, r, at, shared_offset(barrier), thread, inner, outer, pc});
     }
 }
 

@@ -31,6 +31,7 @@ void mbarrier_init(void* barrier, uint32_t arrivals) {
 void mbarrier_arrive(void* barrier, uint32_t rank, uint32_t n_bytes) {
     const Block* of = block->cluster[rank];
     Mbarrier& b = in_use(at_rank(barrier, rank));
+    if (!of->live) die("a block of the cluster has left while another still arrives at its mbarrier");
     if (!b.missing) die("one arrival too many at an mbarrier");
 #if LC_CHECKED
     check_mbarrier_arrive(&b, of);

@@ -39,6 +39,7 @@ struct WarpgroupCall {
     uint32_t a_step, b_step;
     int nt, ks;
     bool b_cols;  // n contiguous
+    bool e4m3;    // pairs of bytes in the place of 16-bit elements
     const void* pc;
 };
 void warpgroup_product(const WarpgroupCall& call, float* const* acc, const void* const* a_regs);

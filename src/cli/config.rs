@@ -158,7 +158,7 @@ pub struct EvalConfig {
 pub struct MachineConfig {
     /// `auto`, `cpu`, `cuda` or `cuda:N`.
     pub device: String,
-    /// Storage of activations.
+    /// Storage of activations, and how frozen weights are multiplied.
     pub compute: ComputeType,
     /// 0: one for each core.
     pub threads: usize,

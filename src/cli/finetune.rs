@@ -103,7 +103,14 @@ impl Finetune {
         let name = path.display().to_string();
         let mut options = file::load(&name)?.0;
         options.output.dir = Some(dir.to_path_buf());
-        Ok((RunConfig::resolve(&self.options, &options, &name)?, name))
+        let config = RunConfig::resolve(&self.options, &options, &name)?;
+        if options.machine.compute.is_some_and(|compute| compute != config.machine.compute) {
+            bail_input!(
+                "--compute cannot be changed with --resume: the run in {} keeps what it computes in",
+                dir.display()
+            );
+        }
+        Ok((config, name))
     }
 }
 
@@ -251,6 +258,8 @@ mod tests {
         assert_eq!(start.config.train, first.train);
         assert_eq!(start.config.output.dir, dir.path());
         assert_eq!(start.config.machine.threads, 1);
+        let refused = sentence(&format!("--resume {folder} --compute fp8"));
+        assert!(refused.starts_with("--compute cannot be changed with --resume"), "{refused}");
         let refused = sentence(&format!("--resume {folder} --lr 0.1"));
         assert!(refused.starts_with("--lr cannot be changed with --resume"), "{refused}");
     }

@@ -221,7 +221,8 @@ pub struct MachineOptions {
     /// auto (a GPU if one can be used, else the CPU), cpu, cuda or cuda:N [default: auto]
     #[arg(id = "machine.device", long = "device", value_name = "DEVICE")]
     pub device: Option<String>,
-    /// Storage of activations: bf16 everywhere, fp32 on the CPU only [default: bf16]
+    /// bf16 everywhere; fp32 on the CPU only; fp8: as bf16, but frozen weights in NF4 are multiplied in 8 bits (e4m3), on the CPU
+    /// and on GPUs of compute capability 8.9, 9.0 and 12.x; changes what is computed [default: bf16]
     #[arg(id = "machine.compute", long = "compute", value_name = "TYPE")]
     pub compute: Option<ComputeType>,
     /// Threads of the CPU device and of tokenising; 0: one for each core
@@ -299,12 +300,24 @@ choice! {
     }
 }
 choice! {
-    /// Storage of activations.
+    /// Storage of activations, and how frozen weights are multiplied.
     ComputeType {
         /// 16 bits, as on a GPU
         #[default] Bf16,
         /// 32 bits, on the CPU only
         Fp32,
+        /// 16 bits; frozen weights multiplied in 8 (e4m3)
+        Fp8,
+    }
+}
+impl ComputeType {
+    /// As typed.
+    pub fn name(self) -> &'static str {
+        match self {
+            ComputeType::Bf16 => "bf16",
+            ComputeType::Fp32 => "fp32",
+            ComputeType::Fp8 => "fp8",
+        }
     }
 }
 choice! {

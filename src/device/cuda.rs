@@ -12,6 +12,7 @@ use std::sync::Arc;
 pub struct Gpu {
     context: Arc<CudaContext>,
     name: String,
+    capability: (i32, i32),
     /// Streams of the side and the copy lane, as addresses: the driver's pointers may be used from any thread.
     streams: [usize; 2],
 }
@@ -66,11 +67,23 @@ impl Gpu {
         let stream = || result::stream::create(StreamKind::NonBlocking).map(|s| s as usize);
         let streams = [stream(), stream()].map(|s| s.map_err(|e| device_error("a second stream", e)));
         let [side, copy] = streams;
-        Ok(Gpu { context, name, streams: [side?, copy?] })
+        Ok(Gpu { context, name, capability, streams: [side?, copy?] })
     }
 
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// That kernels for 8-bit tensor cores were compiled for this GPU.
+    pub(super) fn expect_fp8(&self) -> Result<()> {
+        match self.capability {
+            (8, 9) | (9, 0) | (12, _) => Ok(()),
+            (major, minor) => bail_input!(
+                "{} has compute capability {major}.{minor}; --compute fp8 needs 8.9 (RTX 40, L4), 9.0 (H100, H200) or 12.x (RTX \
+                 50): leave it out, which computes in bf16",
+                self.name
+            ),
+        }
     }
 
     pub(super) fn synchronize(&self) -> Result<()> {
@@ -114,13 +127,32 @@ pub(super) struct Event {
 impl Event {
     /// Everything launched in this lane until now.
     pub(super) fn record(gpu: &Gpu, lane: Lane) -> Result<Event> {
+        Event::with(gpu, lane, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+    }
+
+    /// The same, with the time at which the lane came by.
+    pub(super) fn record_timed(gpu: &Gpu, lane: Lane) -> Result<Event> {
+        Event::with(gpu, lane, sys::CUevent_flags::CU_EVENT_DEFAULT)
+    }
+
+    fn with(gpu: &Gpu, lane: Lane, flags: sys::CUevent_flags) -> Result<Event> {
         gpu.bind()?;
         let failed = |e: DriverError| device_error("a mark in a stream", e);
-        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING).map_err(failed)?;
+        let event = result::event::create(flags).map_err(failed)?;
         let made = Event { context: gpu.context.clone(), address: event as usize };
         // SAFETY: the event was just created and the stream lives as long as `gpu`, both in the context bound above.
         unsafe { result::event::record(event, gpu.stream(lane)) }.map_err(failed)?;
         Ok(made)
+    }
+
+    /// Waits until this place was reached, and tells how long after `earlier` that was. Both with time.
+    pub(super) fn seconds_since(&self, gpu: &Gpu, earlier: &Event) -> Result<f64> {
+        gpu.bind()?;
+        let (from, to) = (earlier.address as sys::CUevent, self.address as sys::CUevent);
+        // SAFETY: both events live until `drop` and belong to the context bound above; without time in one of them, or before
+        // the first was recorded, the driver returns an error instead.
+        let milliseconds = unsafe { result::event::synchronize(to).and_then(|()| result::event::elapsed(from, to)) };
+        milliseconds.map(|ms| f64::from(ms) / 1e3).map_err(|e| device_error(FAILED, e))
     }
 
     /// Holds what is launched in `lane` from now on until this place was reached.

@@ -7,6 +7,7 @@
 
 #[cfg(feature = "checked")]
 mod checked;
+mod clock;
 mod cuda;
 mod host_buffer;
 mod lanes;
@@ -14,6 +15,7 @@ mod memory;
 mod order;
 mod tensor;
 
+pub use clock::Tick;
 pub use host_buffer::HostBuffer;
 pub use lanes::{Lane, Mark};
 pub use memory::MemoryUse;
@@ -145,6 +147,15 @@ impl Device {
     /// Whether this is a GPU, or stands for one.
     pub fn is_cuda(&self) -> bool {
         matches!(self.kind(), Kind::Cuda(_) | Kind::Paper(Paper { cuda: true, .. }))
+    }
+
+    /// That products of 8-bit operands run here (kernels/matmul_fp8.h); if not, the sentence that says why.
+    pub fn expect_fp8(&self) -> Result<()> {
+        match self.kind() {
+            Kind::Cuda(gpu) => gpu.expect_fp8(),
+            _ if self.act() == DType::F32 => bail_input!("8-bit products go with bf16 storage, not with fp32"),
+            Kind::Cpu(_) | Kind::Paper(_) => Ok(()),
+        }
     }
 
     /// Whether this is a device without memory.

@@ -8,9 +8,12 @@ use crate::device::{Compute, Device, Kind, Tensor};
 use crate::{Error, Result};
 use std::ffi::CStr;
 
+pub mod cublas_lt;
 mod host;
+mod watch;
 pub(crate) use host::cpu_is_new_enough;
 pub use host::set_threads;
+pub use watch::{Launched, watch};
 
 /// What bindgen and build.rs wrote; the documentation of each item is its header in `kernels/`.
 #[allow(missing_docs, dead_code, non_camel_case_types, non_snake_case, clippy::all)]
@@ -60,12 +63,14 @@ pub fn launch<A: Pointers>(device: &Device, launcher: &Launcher<A>, args: &A, te
     args.each_pointer(&mut |address, writes| touched.push((address, writes)));
     device.check_order(launcher.name, &touched)?;
     let stream = device.stream()?;
+    let began = watch::began(device)?;
     // SAFETY: the launcher and its argument struct come from the same header, and bindgen's asserts hold their layouts
     // together; the pointers inside belong to `tensors`, which outlive this call, and shapes were checked by the caller.
     // The CPU device has finished when the call returns; on CUDA frees follow the main lane, which was just checked to be
     // ordered with every other lane that touches the same memory.
     let status = unsafe { function(args, stream) };
     if status.code as u32 == LC_OK {
+        watch::ended(device, launcher.name, tensors, began)?;
         let failed = |e: Error| Error::Kernel { op: launcher.name, message: e.to_string(), tensors: describe() };
         return device.settle().map_err(failed);
     }

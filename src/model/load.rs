@@ -1,11 +1,12 @@
 //! From a Hugging Face folder to a model on the device: checked whole, then uploaded and quantised tensor by tensor.
 
 use crate::checkpoint::{LINEARS, LlamaConfig};
-use crate::device::Device;
+use crate::device::{DType, Device};
 use crate::model::llama::{Layer, Llama};
 use crate::model::weights::{FrozenWeight, Source, Weights};
 use crate::model::{Group, Init, ParamIndex, Params, ParamsBuilder};
 use crate::ops::decoder::Decoder;
+use crate::ops::fp8::{Fp8Scales, WIDTH_STEP};
 use crate::ops::linear::{Linear, Lora, SharedDecoder, Weight, padded_rank};
 use crate::ops::rotary::RotaryTable;
 use crate::ops::stow::HostWay;
@@ -23,6 +24,31 @@ pub enum Quantise {
     Nf4,
     /// NF4 with 8-bit scales (double quantisation).
     Nf4Double,
+}
+
+/// How the frozen linears multiply many tokens.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Products {
+    /// In the storage type.
+    #[default]
+    Storage,
+    /// In e4m3, on 8-bit tensor cores (kernels/matmul_fp8.h). For weights in NF4.
+    Fp8,
+}
+
+/// How the frozen linears are stored and multiplied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Frozen {
+    /// Stored.
+    pub quantise: Quantise,
+    /// Multiplied.
+    pub products: Products,
+}
+
+impl From<Quantise> for Frozen {
+    fn from(quantise: Quantise) -> Frozen {
+        Frozen { quantise, products: Products::Storage }
+    }
 }
 
 /// LoRA on every linear named in `targets`.
@@ -48,13 +74,16 @@ struct Planned {
 pub fn load<T>(
     device: &Device,
     source: Source,
-    quantise: Quantise,
+    frozen: impl Into<Frozen>,
     lora: Option<&LoraSpec>,
     seed: u64,
     more: impl FnOnce(&mut ParamsBuilder) -> Result<T>,
 ) -> Result<(Llama, Params, T)> {
-    let config = source.config().clone();
+    let (config, Frozen { quantise, products }) = (source.config().clone(), frozen.into());
     config.supported()?;
+    if products == Products::Fp8 {
+        expect_fp8(device, &config, quantise)?;
+    }
     if !device.is_paper() {
         // A plan loads many times on paper, where nothing is read.
         source.check()?;
@@ -70,7 +99,7 @@ pub fn load<T>(
         true => embedding.clone(),
         false => weights.vocabulary("output layer", "lm_head.weight")?,
     };
-    let decoder = decoder(device, &config, quantise)?;
+    let decoder = decoder(device, &config, quantise, products)?;
     let mut layers = Vec::new();
     for index in 0..config.n_layers {
         let prefix = format!("model.layers.{index}");
@@ -78,6 +107,10 @@ pub fn load<T>(
             let name_on_disk = format!("{prefix}.{name}");
             let weight = match (weights.linear(&format!("{name_on_disk}.weight"), shape)?, &decoder) {
                 (FrozenWeight::Dense(w), _) => Weight::Dense(w),
+                (FrozenWeight::Nf4(w), Some(decoder)) if products == Products::Fp8 => {
+                    let scales = Fp8Scales::of(&w)?;
+                    Weight::Fp8(w, scales, decoder.clone())
+                }
                 (FrozenWeight::Nf4(w), Some(decoder)) => Weight::Nf4(w, decoder.clone()),
                 (FrozenWeight::Nf4(_), None) => {
                     bail_input!("{name_on_disk} is in NF4, but config.json has no quantization_config")
@@ -108,15 +141,37 @@ pub fn load<T>(
     Ok((Llama { config, embedding, head, norm, layers, rotary, decoder, host_way }, params, extra))
 }
 
-/// The decoder of a base in NF4. A request is one weight in the forward; in the backward those that share an input.
-fn decoder(device: &Device, config: &LlamaConfig, quantise: Quantise) -> Result<Option<SharedDecoder>> {
+/// That 8-bit products are possible here, and with this model.
+fn expect_fp8(device: &Device, config: &LlamaConfig, quantise: Quantise) -> Result<()> {
+    device.expect_fp8()?;
+    if quantise == Quantise::None && config.nf4.is_none() {
+        bail_input!(
+            "--compute fp8 multiplies weights stored in NF4, and with --quant none there are none; leave one of them out"
+        );
+    }
+    match config.linears().into_iter().find(|(_, shape)| shape.iter().any(|n| n % WIDTH_STEP != 0)) {
+        Some((name, [n, k])) => bail_input!(
+            "{name} has shape [{n}, {k}]; --compute fp8 takes multiples of {WIDTH_STEP}: leave it out, which computes in bf16"
+        ),
+        None => Ok(()),
+    }
+}
+
+/// The decoder of a base in NF4. A request is what shares an input.
+fn decoder(
+    device: &Device,
+    config: &LlamaConfig,
+    quantise: Quantise,
+    products: Products,
+) -> Result<Option<SharedDecoder>> {
     if quantise == Quantise::None && config.nf4.is_none() {
         return Ok(None);
     }
     let [q, k, v, o, gate, up, down] = config.linears().map(|(_, shape)| shape);
     let groups: [&[[usize; 2]]; 4] = [&[q, k, v], &[o], &[gate, up], &[down]];
-    let largest = groups.iter().map(|shapes| Decoder::request_elems(device.act(), shapes)).max().unwrap_or(0);
-    Ok(Some(Rc::new(RefCell::new(Decoder::new(device, largest)?))))
+    let dtype = if products == Products::Fp8 { DType::U8 } else { device.act() };
+    let largest = groups.iter().map(|shapes| Decoder::request_elems(dtype, shapes)).max().unwrap_or(0);
+    Ok(Some(Rc::new(RefCell::new(Decoder::of(device, dtype, largest)?))))
 }
 
 fn plan_lora(builder: &mut ParamsBuilder, config: &LlamaConfig, spec: &LoraSpec) -> Result<Vec<Planned>> {

@@ -1,5 +1,5 @@
-//! NF4 weights as dense ones, decoded one request ahead: while the main lane multiplies by one weight, the side lane decodes
-//! the next into the other of two slots.
+//! NF4 weights as operands of products, decoded one request ahead: while the main lane multiplies by one weight, the side lane
+//! decodes the next into the other of two slots. Decoded to the storage type, or, where a model is loaded so, to e4m3.
 //!
 //! Which one is next is learned: training asks for the same weights in the same order in every pass, so the follower of two
 //! requests is what followed them the last time. A wrong guess costs its time and nothing else: what is returned was always
@@ -7,6 +7,7 @@
 //! tests are tests of this.
 
 use crate::device::{DType, Device, Lane, Mark, Tensor};
+use crate::ops::fp8::{Fp8, Fp8Scales};
 use crate::ops::nf4::{Nf4Weight, Orientation};
 use crate::{Error, Result};
 use std::collections::HashMap;
@@ -27,7 +28,7 @@ pub struct Decoder {
     /// The last two requests.
     past: [Key; 2],
     /// What followed two requests the last time.
-    followers: HashMap<[Key; 2], Vec<Nf4Weight>>,
+    followers: HashMap<[Key; 2], Vec<Wanted>>,
     n_requests: usize,
     n_late: usize,
 }
@@ -36,23 +37,61 @@ pub struct Decoder {
 struct Slot {
     memory: Tensor,
     /// The request whose weights lie here. Holding the weights keeps their addresses, which are keys, from being reused.
-    holds: Vec<Nf4Weight>,
+    holds: Vec<Wanted>,
     /// Where the side lane decoded it and the main lane has not waited yet.
     ready: Option<Mark>,
 }
 
-/// A request: the addresses of its weights' codes.
-type Key = Vec<usize>;
+/// A weight, and as what.
+#[derive(Debug, Clone)]
+struct Wanted {
+    weight: Nf4Weight,
+    form: Form,
+}
 
-fn key(weights: &[Nf4Weight]) -> Key {
-    weights.iter().map(|w| w.packed().ptr::<u8>() as usize).collect()
+#[derive(Debug, Clone)]
+enum Form {
+    /// [N,K] in the storage type.
+    Dense,
+    /// In e4m3 with these scales.
+    Fp8(Fp8Scales, Orientation),
+}
+
+impl Wanted {
+    fn shape(&self) -> [usize; 2] {
+        let [n, k] = self.weight.shape();
+        if matches!(self.form, Form::Fp8(_, Orientation::Transposed)) { [k, n] } else { [n, k] }
+    }
+
+    fn decode_into(&self, tensor: &Tensor) -> Result<()> {
+        match &self.form {
+            Form::Dense => self.weight.dequantize_into(tensor, Orientation::Rows),
+            Form::Fp8(scales, orientation) => scales.decode_into(&self.weight, tensor, *orientation),
+        }
+    }
+}
+
+/// A request: the addresses of its weights' codes, and whether they are wanted turned.
+type Key = Vec<(usize, bool)>;
+
+fn key(request: &[Wanted]) -> Key {
+    let one = |w: &Wanted| {
+        let turned = matches!(w.form, Form::Fp8(_, Orientation::Transposed));
+        (w.weight.packed().ptr::<u8>() as usize, turned)
+    };
+    request.iter().map(one).collect()
 }
 
 impl Decoder {
-    /// With slots of this many elements each; see [`Decoder::request_elems`].
+    /// Decodes to the storage type, into slots of this many elements each; see [`Decoder::request_elems`].
     pub fn new(device: &Device, slot_elems: usize) -> Result<Decoder> {
+        Decoder::of(device, device.act(), slot_elems)
+    }
+
+    /// Decodes to `dtype`: the storage type, or U8 for e4m3.
+    pub fn of(device: &Device, dtype: DType, slot_elems: usize) -> Result<Decoder> {
         let slot = || {
-            let memory = device.empty(DECODED, device.act(), &[slot_elems])?;
+            let memory = device.empty(DECODED, dtype, &[slot_elems])?;
             Ok(Slot { memory, holds: Vec::new(), ready: None })
         };
         Ok(Decoder {
@@ -67,17 +106,33 @@ impl Decoder {
     }
 
     /// What a slot must hold for a request of weights of these shapes.
-    pub fn request_elems(act: DType, shapes: &[[usize; 2]]) -> usize {
-        shapes.iter().map(|&[n, k]| places(act, n * k)).sum()
+    pub fn request_elems(dtype: DType, shapes: &[[usize; 2]]) -> usize {
+        shapes.iter().map(|&[n, k]| places(dtype, n * k)).sum()
     }
 
     /// The weights of one request as dense tensors [N,K]. They must be dropped before the request after the next one: their
     /// memory is one of two slots.
     pub fn decode(&mut self, weights: &[&Nf4Weight]) -> Result<Vec<Tensor>> {
-        let weights: Vec<Nf4Weight> = weights.iter().map(|&w| w.clone()).collect();
+        self.fetch(weights.iter().map(|&w| Wanted { weight: w.clone(), form: Form::Dense }).collect())
+    }
+
+    /// The same in e4m3, with its scales.
+    pub fn decode_fp8(&mut self, weights: &[(&Nf4Weight, &Fp8Scales)], orientation: Orientation) -> Result<Vec<Fp8>> {
+        let one = |&(w, scales): &(&Nf4Weight, &Fp8Scales)| Wanted {
+            weight: w.clone(),
+            form: Form::Fp8(scales.clone(), orientation),
+        };
+        let codes = self.fetch(weights.iter().map(one).collect())?.into_iter();
+        let with_scales =
+            |(codes, (_, of)): (Tensor, &(_, &Fp8Scales))| Fp8 { codes, scales: of.along(orientation).clone() };
+        Ok(codes.zip(weights).map(with_scales).collect())
+    }
+
+    fn fetch(&mut self, weights: Vec<Wanted>) -> Result<Vec<Tensor>> {
         let wanted = key(&weights);
-        let shapes: Vec<_> = weights.iter().map(Nf4Weight::shape).collect();
-        let (needed, there) = (Decoder::request_elems(self.device.act(), &shapes), self.slots[0].memory.n_elems());
+        let shapes: Vec<_> = weights.iter().map(Wanted::shape).collect();
+        let memory = &self.slots[0].memory;
+        let (needed, there) = (Decoder::request_elems(memory.dtype(), &shapes), memory.n_elems());
         if needed > there {
             return Err(Error::Shape(format!(
                 "decoding {shapes:?} takes {needed} elements, a slot of `{DECODED}` has {there}; the plan must count this request"
@@ -110,7 +165,7 @@ impl Decoder {
         (self.n_requests, self.n_late)
     }
 
-    fn learn(&mut self, next: Vec<Nf4Weight>) {
+    fn learn(&mut self, next: Vec<Wanted>) {
         match self.followers.get_mut(&self.past) {
             Some(known) => *known = next,
             None => drop(self.followers.insert(self.past.clone(), next)),
@@ -123,7 +178,7 @@ impl Decoder {
 
     /// Decodes in the main lane: the order of that lane keeps it behind earlier readers of the slot. The slot of the last
     /// request comes first, since what was decoded ahead into the other may still be asked for.
-    fn decode_now(&mut self, weights: &[Nf4Weight]) -> Result<usize> {
+    fn decode_now(&mut self, weights: &[Wanted]) -> Result<usize> {
         self.n_late += 1;
         let free = [self.current, 1 - self.current].into_iter().find(|&s| self.slots[s].memory.is_unique());
         let Some(slot) = free else {
@@ -153,18 +208,18 @@ impl Decoder {
         Ok(())
     }
 
-    fn decode_into(&mut self, slot: usize, weights: &[Nf4Weight]) -> Result<()> {
+    fn decode_into(&mut self, slot: usize, weights: &[Wanted]) -> Result<()> {
         self.slots[slot].holds.clear();
         for (tensor, weight) in self.tensors(slot, weights).iter().zip(weights) {
-            weight.dequantize_into(tensor, Orientation::Rows)?;
+            weight.decode_into(tensor)?;
         }
         self.slots[slot].holds = weights.to_vec();
         Ok(())
     }
 
-    fn tensors(&self, slot: usize, weights: &[Nf4Weight]) -> Vec<Tensor> {
+    fn tensors(&self, slot: usize, weights: &[Wanted]) -> Vec<Tensor> {
         let (memory, mut begin) = (&self.slots[slot].memory, 0);
-        let tensor = |w: &Nf4Weight| {
+        let tensor = |w: &Wanted| {
             let n = w.shape().iter().product::<usize>();
             let tensor = memory.rows(begin, begin + n).view(&w.shape());
             begin += places(memory.dtype(), n);
@@ -185,6 +240,6 @@ impl Drop for Decoder {
 }
 
 /// Elements from the start of a weight to the start of the next.
-fn places(act: DType, n_elems: usize) -> usize {
-    n_elems.next_multiple_of(ALIGN / act.bytes())
+fn places(dtype: DType, n_elems: usize) -> usize {
+    n_elems.next_multiple_of(ALIGN / dtype.bytes())
 }

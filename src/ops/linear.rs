@@ -8,6 +8,8 @@
 use crate::device::{DType, Device, Tensor};
 use crate::ops::decoder::Decoder;
 use crate::ops::dropout::Dropout;
+use crate::ops::fp8::Fp8Scales;
+use crate::ops::linear_fp8::{self, Forward8, Weight8};
 use crate::ops::matmul::{Layout, Product, matmul, matmul_each};
 use crate::ops::nf4::Nf4Weight;
 use crate::tape::{Again, Grads, Node, Param, Saved, Tape, Var, VarId, Write};
@@ -38,6 +40,8 @@ pub enum Weight {
     Dense(Tensor),
     /// In NF4, decoded with the help of a decoder that the model's linears share.
     Nf4(Nf4Weight, SharedDecoder),
+    /// The same, multiplied in e4m3 where there are many tokens: its scales, and a decoder to U8.
+    Fp8(Nf4Weight, Fp8Scales, SharedDecoder),
 }
 
 /// The one decoder of a model.
@@ -46,8 +50,15 @@ pub type SharedDecoder = Rc<RefCell<Decoder>>;
 impl Weight {
     fn nf4(&self) -> Option<(&Nf4Weight, &SharedDecoder)> {
         match self {
-            Weight::Dense(_) => None,
+            Weight::Dense(_) | Weight::Fp8(..) => None,
             Weight::Nf4(weight, decoder) => Some((weight, decoder)),
+        }
+    }
+
+    fn fp8(&self) -> Option<Weight8<'_>> {
+        match self {
+            Weight::Dense(_) | Weight::Nf4(..) => None,
+            Weight::Fp8(weight, scales, decoder) => Some(Weight8 { weight, scales, decoder }),
         }
     }
 
@@ -55,12 +66,12 @@ impl Weight {
     fn shape(&self) -> Result<[usize; 2]> {
         match self {
             Weight::Dense(w) => w.dims("linear weight"),
-            Weight::Nf4(w, _) => Ok(w.shape()),
+            Weight::Nf4(w, _) | Weight::Fp8(w, ..) => Ok(w.shape()),
         }
     }
 }
 
-/// Weights in the storage type: themselves, or decoded together into the decoder's scratch.
+/// Weights that are multiplied in the storage type: themselves, or decoded together into the decoder's scratch.
 fn dense(weights: &[&Weight]) -> Result<Vec<Tensor>> {
     let packed: Vec<&Nf4Weight> = weights.iter().filter_map(|w| w.nf4()).map(|(w, _)| w).collect();
     let mut decoded = match weights.iter().find_map(|w| w.nf4()) {
@@ -71,6 +82,7 @@ fn dense(weights: &[&Weight]) -> Result<Vec<Tensor>> {
     let one = |weight: &&Weight| match weight {
         Weight::Dense(w) => w.clone(),
         Weight::Nf4(..) => decoded.next().expect("one for each weight in NF4"),
+        Weight::Fp8(..) => unreachable!("it takes the road of 8 bits"),
     };
     Ok(weights.iter().map(one).collect())
 }
@@ -140,17 +152,21 @@ fn forward(name: &str, x: &Tensor, layers: &[Forward]) -> Result<Vec<Tensor>> {
     let y = |f: &Forward| device.empty(name, device.act(), &[n_tokens, f.layer.n_out]);
     let ys: Vec<Tensor> = layers.iter().map(y).collect::<Result<_>>()?;
     let product = |segments, y, write| Product { segments, y, alpha: 1.0, write };
-    let (mut to_decode, mut behind) = (Vec::new(), Vec::new());
+    let (mut to_decode, mut eight, mut behind) = (Vec::new(), Vec::new(), Vec::new());
     for (f, y) in layers.iter().zip(&ys) {
         match &f.layer.weight {
-            Weight::Nf4(w, _) if n_tokens <= few_tokens(device) => {
+            Weight::Nf4(w, _) | Weight::Fp8(w, ..) if n_tokens <= few_tokens(device) => {
                 w.matmul(x, y, Write::Set)?;
                 behind.extend(f.lora().map(|pair| product(vec![pair], y, Write::Add)));
             }
-            weight => to_decode.push((weight, f, y)),
+            weight => match weight.fp8() {
+                Some(weight) => eight.push(Forward8 { weight, lora: f.lora(), y }),
+                None => to_decode.push((weight, f, y)),
+            },
         }
     }
     matmul_each(Layout::NT, &behind)?;
+    linear_fp8::forward(x, &eight)?;
     let weights = dense(&to_decode.iter().map(|&(weight, ..)| weight).collect::<Vec<_>>())?;
     let whole = to_decode.iter().zip(&weights).map(|((_, f, y), w)| {
         let segments = [Some((x, w)), f.lora()].into_iter().flatten().collect();
@@ -306,8 +322,18 @@ impl Node for LinearNode {
         let vs = self.lora_backward(&x, &dys)?;
         drop(x);
         grads.write(self.x.slot(), |dx, write| {
-            let weights = dense(&self.parts.iter().map(|p| &p.layer.weight).collect::<Vec<_>>())?;
-            let mut segments: Vec<(&Tensor, &Tensor)> = dys.iter().zip(&weights).collect();
+            let (mut eight, mut wide, mut of_wide) = (Vec::new(), Vec::new(), Vec::new());
+            for (part, dy) in self.parts.iter().zip(&dys) {
+                match part.layer.weight.fp8() {
+                    Some(weight) => eight.push((dy, weight)),
+                    None => {
+                        wide.push(&part.layer.weight);
+                        of_wide.push(dy);
+                    }
+                }
+            }
+            let weights = dense(&wide)?;
+            let mut segments: Vec<(&Tensor, &Tensor)> = of_wide.into_iter().zip(&weights).collect();
             let mut behind_dropout = Vec::new();
             for (part, v) in self.parts.iter().zip(&vs) {
                 let (Some(lora), Some(v)) = (&part.layer.lora, v) else { continue };
@@ -316,7 +342,10 @@ impl Node for LinearNode {
                     Some(mask) => behind_dropout.push((mask, v, &lora.a.value)),
                 }
             }
-            matmul(Layout::NN, &segments, dx, 1.0, write)?;
+            match eight.is_empty() {
+                true => matmul(Layout::NN, &segments, dx, 1.0, write)?,
+                false => linear_fp8::input_gradient(&eight, segments, dx, write)?,
+            }
             for (mask, v, a) in behind_dropout {
                 let d_dropped = dx.device().empty("dropout", dx.dtype(), dx.shape())?;
                 matmul(Layout::NN, &[(v, a)], &d_dropped, 1.0, Write::Set)?;

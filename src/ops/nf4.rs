@@ -189,7 +189,8 @@ impl Nf4Weight {
         ffi::launch(self.device(), &ffi::NF4_MATMUL, &args, &[x, &self.packed, y])
     }
 
-    fn args(&self) -> lc_nf4 {
+    /// As kernels take it.
+    pub(super) fn args(&self) -> lc_nf4 {
         let [n, k] = self.shape;
         let mut args = lc_nf4 {
             packed: self.packed.ptr(),

@@ -17,6 +17,8 @@ pub const REPORT_FILE: &str = "report.json";
 pub struct Report {
     /// The device's own name.
     pub device: String,
+    /// As set: `bf16`, `fp32`, or `fp8`, where frozen weights were multiplied in 8 bits and all else in bf16.
+    pub compute: String,
     /// The base model's folder.
     pub model: String,
     /// Rows.
@@ -119,7 +121,7 @@ impl Report {
     pub fn closing(&self, dir: &Path) -> String {
         let dir = dir.display();
         format!(
-            "trained on {} rows in {}, {:.0} tokens/s, peak memory {} on {}\n\
+            "trained on {} rows in {}, {:.0} tokens/s, peak memory {} on {}{}\n\
              files in {dir}: adapter_model.safetensors, config.toml, log.jsonl, report.json, report.html\n\
              next: open {dir}/report.html",
             self.data.train,
@@ -127,6 +129,7 @@ impl Report {
             self.tokens_per_second,
             bytes::readable(self.peak_device_bytes),
             self.device,
+            if self.compute == "fp8" { ", frozen weights multiplied in 8 bits (--compute fp8)" } else { "" },
         )
     }
 }
@@ -146,6 +149,7 @@ pub fn duration(seconds: f64) -> String {
 pub(super) fn example() -> Report {
     Report {
         device: "CPU device (x86_64, bf16)".into(),
+        compute: "bf16".into(),
         model: "assets/tiny_base".into(),
         data: Rows { train: 600, test: 120 },
         seconds: 93.4,
@@ -174,6 +178,7 @@ mod tests {
         let value = serde_json::to_value(example()).unwrap();
         for pointer in [
             "/device",
+            "/compute",
             "/model",
             "/data/train",
             "/data/test",
@@ -194,7 +199,7 @@ mod tests {
         ] {
             assert!(value.pointer(pointer).is_some_and(|v| !v.is_null()), "{pointer}");
         }
-        assert_eq!(value.as_object().unwrap().len(), 12);
+        assert_eq!(value.as_object().unwrap().len(), 13);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Training: the optimiser step, what drives it, and what stands around it: how fast to learn, when to stop, what to write
 //! down, what to show.
 
-mod ceiling;
+pub mod ceiling;
 pub mod early_stop;
 pub mod interrupt;
 mod ladder;

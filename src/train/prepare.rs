@@ -2,11 +2,11 @@
 
 use crate::checkpoint::{EciConfig, LlamaConfig};
 use crate::cli::RunConfig;
-use crate::cli::options::{EciKind, OptimizerStates, OverLong as Typed, Quant};
+use crate::cli::options::{ComputeType, EciKind, OptimizerStates, OverLong as Typed, Quant};
 use crate::data::{Dropped, OverLong, Record, Room, Share, Template, TextTokenizer, Tokenized};
 use crate::data::{load as load_records, split, split_by_ids, tokenize};
 use crate::device::Device;
-use crate::model::{EciHead, LoraSpec, OptimiserStates, Quantise, Source, load};
+use crate::model::{EciHead, Frozen, LoraSpec, OptimiserStates, Products, Quantise, Source, load};
 use crate::ops::dropout::Dropout;
 use crate::train::{AdamW, LossWeights, Trainer};
 use crate::{Result, bail_input};
@@ -142,13 +142,18 @@ fn template(name: &str) -> Result<Template> {
     }
 }
 
-/// How the base is stored.
-pub fn quantise(config: &RunConfig) -> Quantise {
-    match (config.model.quant, config.model.double_quant) {
+/// How the base is stored and multiplied.
+pub fn frozen(config: &RunConfig) -> Frozen {
+    let quantise = match (config.model.quant, config.model.double_quant) {
         (Quant::None, _) => Quantise::None,
         (Quant::Nf4, false) => Quantise::Nf4,
         (Quant::Nf4, true) => Quantise::Nf4Double,
-    }
+    };
+    let products = match config.machine.compute {
+        ComputeType::Bf16 | ComputeType::Fp32 => Products::Storage,
+        ComputeType::Fp8 => Products::Fp8,
+    };
+    Frozen { quantise, products }
 }
 
 /// The adapter's sizes.
@@ -205,7 +210,7 @@ pub fn trainer(config: &RunConfig, device: &Device, source: Source, classes: &[S
     let spec = lora(config);
     let head_config = head(config, source.config(), classes)?;
     let weights = LossWeights::joint(if head_config.is_some() { config.eci.weight } else { 0.0 });
-    let (model, params, plan) = load(device, source, quantise(config), Some(&spec), config.train.seed, |builder| {
+    let (model, params, plan) = load(device, source, frozen(config), Some(&spec), config.train.seed, |builder| {
         builder.optimiser_states(match config.train.optimizer_states {
             OptimizerStates::Fp32 => OptimiserStates::Fp32,
             OptimizerStates::Eight => OptimiserStates::Eight,

@@ -28,7 +28,7 @@ use std::time::Instant;
 pub fn finetune(start: &Start) -> Result<()> {
     let config = &start.config;
     let compute = match config.machine.compute {
-        ComputeType::Bf16 => Compute::Bf16,
+        ComputeType::Bf16 | ComputeType::Fp8 => Compute::Bf16,
         ComputeType::Fp32 => Compute::Fp32,
     };
     let dir = config.output.dir.as_path();
@@ -55,6 +55,9 @@ pub fn finetune(start: &Start) -> Result<()> {
         );
     }
     let device = Device::open(&config.machine.device, compute)?;
+    if config.machine.compute == ComputeType::Fp8 {
+        device.expect_fp8()?;
+    }
     let folder = ModelFolder::open(&config.model.path)?;
     folder.check()?;
     let data = Data::prepare(config, &model_config, start.quiet)?;
@@ -143,6 +146,9 @@ impl Run<'_> {
                 self.trainer.params.n_elems(),
                 c.train.seed
             );
+            if c.machine.compute == ComputeType::Fp8 {
+                println!("--compute fp8: frozen weights are multiplied in 8 bits (e4m3), all else is computed in bf16");
+            }
             println!("{}", self.plan.table());
             println!("{}", self.plan.layers());
             let batches = self.micro_batches(0)?;
@@ -321,6 +327,7 @@ impl Run<'_> {
         let tokens: usize = steps.iter().map(|s| s.tokens).sum();
         let mut report = Report {
             device: self.device.name(),
+            compute: self.config.machine.compute.name().into(),
             model: self.config.model.path.display().to_string(),
             seconds: self.clock.elapsed().as_secs_f64().max(seconds),
             tokens_per_second: tokens as f64 / trained.max(1e-9),

@@ -8,8 +8,9 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 
 /// The names that report.json promises.
-const REPORT: [&str; 18] = [
+const REPORT: [&str; 19] = [
     "device",
+    "compute",
     "model",
     "data.train",
     "data.test",

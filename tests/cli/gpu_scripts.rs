@@ -126,6 +126,13 @@ fn the_synthetic_base_is_the_same_for_any_number_of_workers_and_another_for_anot
 
 /// The folder that travels, with this build's binaries in it.
 fn pack(dir: &Path) -> PathBuf {
+    let (said, carry) = pack_with(dir, None);
+    assert!(said.status.success(), "{}", text(&said.stderr));
+    carry
+}
+
+/// The same, with the peers' scripts of a folder.
+fn pack_with(dir: &Path, peers: Option<&Path>) -> (Output, PathBuf) {
     let (bins, carry) = (dir.join("bins"), dir.join("carry"));
     std::fs::create_dir(&bins).unwrap();
     for (name, from) in [
@@ -140,9 +147,8 @@ fn pack(dir: &Path) -> PathBuf {
     }
     let mut command = Command::new("bash");
     command.arg(script("pack.sh")).env("LLAMACARE_PACK_ANY", "1").env("LLAMACARE_PACK_BINARIES", bins);
-    let said = command.env("LLAMACARE_PACK_OUT", &carry).output().expect("bash starts");
-    assert!(said.status.success(), "{}", text(&said.stderr));
-    carry
+    command.env_remove("PEERS").envs(peers.map(|dir| ("PEERS", dir)));
+    (command.env("LLAMACARE_PACK_OUT", &carry).output().expect("bash starts"), carry)
 }
 
 /// prove.sh with its results in `dir`/prove.
@@ -208,6 +214,44 @@ fn a_run_that_fails_is_recorded_as_failed() {
     assert_eq!((&train["name"], &train["exit_code"], &train["finished"]), (&"train".into(), &2.into(), &false.into()));
     assert!(train["error"].as_str().unwrap().contains("the budget is 1.00 MiB"), "{train}");
     assert!(train["tokens_per_second"].is_null() && train["peak_device_bytes"].is_null(), "{train}");
+}
+
+#[test]
+fn the_peers_travel_whole_or_not_at_all_and_wait_for_a_gpu() {
+    if !["bash", "python3", "tar", "strip"].iter().all(|program| there_is(program)) {
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    let peers = dir.path().join("the peers");
+    std::fs::create_dir_all(peers.join("wheels")).unwrap();
+    for file in ["bench_hf.py", "bench_unsloth.py", "common.py", "ballast.py", "make_ckpt.py", "wheels/one.whl"] {
+        std::fs::write(peers.join(file), file).unwrap();
+    }
+    let (said, _) = pack_with(dir.path(), Some(&peers));
+    assert_eq!(said.status.code(), Some(2));
+    assert!(text(&said.stderr).contains("the peers: there is no micro.py; PEERS names"), "{}", text(&said.stderr));
+    std::fs::remove_dir_all(dir.path().join("bins")).unwrap();
+    std::fs::write(peers.join("micro.py"), "print()").unwrap();
+    let (said, carry) = pack_with(dir.path(), Some(&peers));
+    assert!(said.status.success(), "{}", text(&said.stderr));
+    let inside = Command::new("tar").arg("-tzf").arg(carry.join("carry.tar.gz")).output().unwrap();
+    for file in ["./peers/bench_hf.py", "./peers/wheels/one.whl", "./gpu/peers.sh", "./gpu/peer_ragged.py"] {
+        assert!(text(&inside.stdout).lines().any(|l| l == file), "{file}");
+    }
+    // The bench of this pack is /bin/true, which writes no line: ours has failed, and its command is on record.
+    let said = prove(&carry, dir.path(), &["peers"], &[("PROVE_REHEARSE", "1")]);
+    assert_eq!(said.status.code(), Some(1), "{}", text(&said.stdout));
+    let record = json(&dir.path().join("prove/record.json"));
+    let steps = record["steps"].as_array().unwrap();
+    let of = |name: &str| steps.iter().find(|s| s["name"] == name).unwrap_or_else(|| panic!("{name} in {record}"));
+    for name in ["peers_micro", "peers_hf", "peers_hf_more", "peers_unsloth", "peers_unsloth_more"] {
+        assert_eq!(of(name)["result"], "left out: the peers need a GPU");
+    }
+    assert_eq!(of("peers_ours")["exit_code"], 1);
+    let ours = std::fs::read_to_string(dir.path().join("prove/ours.jsonl")).unwrap();
+    let failed: Vec<Value> = ours.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(failed.len(), 2, "{ours}");
+    assert!(failed[0]["failed"].as_str().unwrap().starts_with("bench --bench --device cpu --ours rows.json"), "{ours}");
 }
 
 #[test]

@@ -5,9 +5,12 @@ mod bad_model;
 mod bad_settings;
 mod convert;
 mod fine_tune;
+mod fp8;
 mod gpu_scripts;
 mod plan;
 mod resume;
+mod side_by_side;
+mod static_table;
 mod verify;
 
 use crate::common::fixture::{Tensors, tiny_llama, tiny_rows, tiny_tensors, write_tensors};

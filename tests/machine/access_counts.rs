@@ -14,6 +14,7 @@ use llamacare::ops::dense::dense;
 use llamacare::ops::dropout::Dropout;
 use llamacare::ops::eci_pool::eci_pool;
 use llamacare::ops::embedding::embedding;
+use llamacare::ops::fp8::{Fp8, Fp8Product, Fp8Scales, matmul_fp8};
 use llamacare::ops::grad_norm::grad_norm;
 use llamacare::ops::matmul::{Layout, matmul};
 use llamacare::ops::nf4::{Nf4Weight, Orientation, nested_map_on};
@@ -120,6 +121,29 @@ fn nf4(cases: &mut Cases) {
     }
 }
 
+fn fp8(cases: &mut Cases) {
+    let map = nested_map_on(&cases.device).unwrap();
+    let weight = Nf4Weight::quantize(&cases.act(&[128, C]), Some(&map)).unwrap();
+    let mut scales = None;
+    cases.count("NF4", || scales = Some(Fp8Scales::of(&weight).unwrap()));
+    let scales = scales.expect("counted once");
+    for (shape, orientation) in [([128, C], Orientation::Rows), ([C, 128], Orientation::Transposed)] {
+        let codes = cases.device.zeros("codes", DType::U8, &shape).unwrap();
+        cases.count("NF4", || scales.decode_into(&weight, &codes, orientation).unwrap());
+    }
+    let x = cases.act(&[4, C]);
+    cases.count("4 rows", || drop(Fp8::of(&x, "x8").unwrap()));
+    for (case, [m, n, k]) in [("large tiles", [1024, 1024, 128]), ("few rows", [72, 256, 512])] {
+        let [a, b] = [m, n].map(|rows| Fp8::of(&cases.act(&[rows, k]), "operand").unwrap());
+        let y = cases.device.zeros("y", DType::Bf16, &[m, n]).unwrap();
+        for (way, layout) in [("y", Layout::NT), ("dx", Layout::NN)] {
+            let lora = (cases.act(&[m, 16]), cases.act(&if layout == Layout::NT { [n, 16] } else { [16, n] }));
+            let product = Fp8Product { eight: vec![(&a, &b)], wide: vec![(&lora.0, &lora.1)], y: &y };
+            cases.count(&format!("{way}, {case}"), || matmul_fp8(layout, &[product], Write::Set).unwrap());
+        }
+    }
+}
+
 fn layers(cases: &mut Cases) {
     let device = cases.device.clone();
     let (x, residual, w) = (cases.act(&[8, C]), cases.act(&[8, C]), cases.act(&[C]));
@@ -211,6 +235,7 @@ fn measured() -> Vec<Entry> {
     let mut cases = Cases { device: Device::cpu(Compute::Bf16).unwrap(), rows: Vec::new() };
     products(&mut cases);
     nf4(&mut cases);
+    fp8(&mut cases);
     layers(&mut cases);
     head(&mut cases);
     let mut entries = Vec::new();

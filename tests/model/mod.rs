@@ -1,6 +1,7 @@
 //! The whole model: against PyTorch, and against itself where only the order of work differs.
 
 mod eci;
+mod fp8;
 mod frozen;
 mod invariants;
 mod llama;
@@ -13,7 +14,7 @@ use crate::common::Golden;
 use llamacare::checkpoint::{EciConfig, ModelFolder, load_adapter};
 use llamacare::data::{MicroBatch, Tokenized};
 use llamacare::device::Device;
-use llamacare::model::{Batch, EciHead, LoraSpec, OptimiserStates, Quantise, Source, load, put_adapter};
+use llamacare::model::{Batch, EciHead, Frozen, LoraSpec, OptimiserStates, Source, load, put_adapter};
 use llamacare::train::{AdamW, LossWeights, Trainer};
 use std::path::Path;
 
@@ -22,14 +23,14 @@ fn folder() -> std::path::PathBuf {
 }
 
 /// The golden model with its adapter; with a head of its own (paper's kind, s = 24) where `with_head`.
-fn trainer(device: &Device, quantise: Quantise, with_head: bool) -> Trainer {
-    trainer_with(device, quantise, with_head, OptimiserStates::Fp32, None)
+fn trainer(device: &Device, frozen: impl Into<Frozen>, with_head: bool) -> Trainer {
+    trainer_with(device, frozen, with_head, OptimiserStates::Fp32, None)
 }
 
 /// The same with other states of the optimiser, and with the head's first gradient as factors of this many rows a step.
 fn trainer_with(
     device: &Device,
-    quantise: Quantise,
+    frozen: impl Into<Frozen>,
     with_head: bool,
     states: OptimiserStates,
     factor_rows: Option<usize>,
@@ -48,7 +49,7 @@ fn trainer_with(
         weight: 0.3,
         adapter_sha256: None,
     };
-    let (model, params, plan) = load(device, Source::Folder(&model_folder), quantise, Some(&spec), 7, |builder| {
+    let (model, params, plan) = load(device, Source::Folder(&model_folder), frozen, Some(&spec), 7, |builder| {
         builder.optimiser_states(states);
         let plan = if with_head { Some(EciHead::plan(builder, &head)?) } else { None };
         if let (Some(plan), Some(rows)) = (&plan, factor_rows) {

@@ -13,7 +13,7 @@ use std::rc::Rc;
 const N_LAYERS: usize = 3;
 
 /// [r, n] with zero rows below, or [n, r] with zero columns to the right: up to the padded rank.
-fn padded(values: &[f32], rows: usize, columns: usize, to_rows: usize, to_columns: usize) -> Vec<f32> {
+pub(super) fn padded(values: &[f32], rows: usize, columns: usize, to_rows: usize, to_columns: usize) -> Vec<f32> {
     let mut out = vec![0.0; to_rows * to_columns];
     for r in 0..rows {
         out[r * to_columns..][..columns].copy_from_slice(&values[r * columns..][..columns]);
@@ -21,7 +21,7 @@ fn padded(values: &[f32], rows: usize, columns: usize, to_rows: usize, to_column
     out
 }
 
-fn param(device: &Device, name: &str, shape: &[usize], values: &[f32]) -> Param {
+pub(super) fn param(device: &Device, name: &str, shape: &[usize], values: &[f32]) -> Param {
     let value = device.upload(name, device.act(), shape, values).unwrap();
     // NaN: a gradient that is added to before it was ever set shows.
     let grad = device.upload("gradient", DType::F32, shape, &vec![f32::NAN; values.len()]).unwrap();
@@ -52,7 +52,7 @@ fn layers(device: &Device, golden: &Golden, case: &str, dense: bool) -> Vec<Line
 }
 
 /// The part of a padded gradient that is not padding; the padding must be zero.
-fn unpadded(device: &Device, grad: &Tensor, rows: usize, columns: usize) -> Tensor {
+pub(super) fn unpadded(device: &Device, grad: &Tensor, rows: usize, columns: usize) -> Tensor {
     let to_columns = grad.shape()[1];
     let values = grad.read_f32().unwrap();
     let mut inside = Vec::new();
@@ -66,7 +66,13 @@ fn unpadded(device: &Device, grad: &Tensor, rows: usize, columns: usize) -> Tens
     device.upload(grad.name(), DType::F32, &[rows, columns], &inside).unwrap()
 }
 
-fn run(device: &Device, layers: &[Linear], x: &Tensor, dys: &[Tensor], dropout: Option<Dropout>) -> (Vec<Var>, Tensor) {
+pub(super) fn run(
+    device: &Device,
+    layers: &[Linear],
+    x: &Tensor,
+    dys: &[Tensor],
+    dropout: Option<Dropout>,
+) -> (Vec<Var>, Tensor) {
     let mut tape = Tape::new(device);
     let x = tape.var(x.clone(), true);
     let ys =

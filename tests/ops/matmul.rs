@@ -217,7 +217,7 @@ fn neither_the_tile_nor_the_company_in_a_launch_changes_a_bit_and_slices_do() {
             };
             let chosen = made(true, Cut::default());
             assert_eq!(made(false, Cut::default()), chosen, "{layout:?}: one by one, on {}", device.name());
-            let [whole, cut] = [1, 3].map(|n| {
+            let [whole, cut] = [1, 4].map(|n| {
                 let of = |tile| made(true, Cut { tile: Some(tile), slices: Some(n) });
                 let first = of(1);
                 for tile in tiles(device, layout, n) {

@@ -3,10 +3,13 @@
 use super::{none, root, texts};
 
 /// Operations whose tests stand in a file of another stem: one family, one story.
-const TESTED_IN: [(&str, &str); 5] = [
+const TESTED_IN: [(&str, &str); 8] = [
     ("attention_wgmma", "attention"),
+    ("fp8_rows", "fp8"),
+    ("matmul_fp8", "fp8"),
     ("matmul_wgmma", "matmul"),
     ("nf4_dequantize", "nf4"),
+    ("nf4_fp8", "fp8"),
     ("nf4_matmul", "nf4"),
     ("nf4_quantize", "nf4"),
 ];

@@ -2,6 +2,7 @@
 # Builds here, where nvcc is, what tools/gpu/prove.sh runs there, where the GPU is: no compiler and no network needed there.
 #
 #     tools/gpu/pack.sh [ORACLE]     ORACLE: a folder of cases for `verify` to take along
+#     PEERS=DIR tools/gpu/pack.sh    DIR: the peers' bench scripts and their wheels/, for the step `peers`
 #
 # Fills carry/ (ignored by git): stripped binaries, golden files, assets, the makers of the synthetic base, the cases. Refuses
 # more than 64 MiB, which is what such a machine usually takes.
@@ -40,7 +41,14 @@ mkdir "$carry/stage/tests"
 cp -r tests/golden "$carry/stage/tests/golden"
 cp -r assets "$carry/stage/assets"
 mkdir "$carry/stage/gpu"
-cp tools/gpu/*.py "$carry/stage/gpu/"
+cp tools/gpu/*.py tools/gpu/peers.sh "$carry/stage/gpu/"
+if [ -n "${PEERS:-}" ]; then
+    for file in bench_hf.py bench_unsloth.py common.py ballast.py make_ckpt.py micro.py wheels; do
+        [ -e "$PEERS/$file" ] || { say "$PEERS: there is no $file; PEERS names the folder with the peers' scripts and wheels"; exit 2; }
+    done
+    mkdir "$carry/stage/peers"
+    cp -rL "$PEERS"/*.py "$PEERS/wheels" "$carry/stage/peers/"
+fi
 [ $# -eq 0 ] || cp -rL "$1" "$carry/stage/oracle"
 # Tests look for their files where they were compiled; prove.sh makes that path lead to where it unpacked them.
 pwd > "$carry/stage/build_root"

@@ -3,11 +3,15 @@
 # and Llama-2-13B at a cap of 23.5 GiB on a made-up base.
 #
 #     carry/prove.sh                 everything, at most STEP_SECONDS (default 500) each
-#     carry/prove.sh tests verify    these steps only: tests verify sanitizer demo bench plan train policies
+#     carry/prove.sh tests verify    these steps only: tests verify sanitizer demo bench plan train policies peers
 #
+# bench     every kernel at 13B's shapes, and a step of 13B by parts; bench.jsonl
 # plan      the memory plan of the run below
 # train     20 steps of 13B: 2,816 tokens, rank 16 on seven linears, ECI of 1,200 positions; losses, tokens/s, memory
 # policies  three steps of each way to keep activations, beside train's losses
+# peers     the comparison with HF PEFT and Unsloth (gpu/peers.sh), in parts that can be named instead: peers_micro peers_hf
+#           peers_hf_more peers_unsloth peers_unsloth_more peers_ours, less than ten minutes each. Where pack.sh was not given
+#           the peers, ours alone runs. tools/side_by_side.py makes the table of what they leave in $OUT
 #
 # Leaves in $OUT (default ./prove): record.json with device, driver, date and what came of each step, and a log each. Called
 # again with the same OUT it adds to the record. The base is made in $BASE_DIR (default /dev/shm) and stays for the next call.
@@ -21,11 +25,13 @@ here=$(cd "$(dirname "$0")" && pwd)
 OUT=${OUT:-$PWD/prove}
 seconds=${STEP_SECONDS:-500}
 rehearse=${PROVE_REHEARSE:-}
-all="tests verify sanitizer demo bench plan train policies"
+parts="micro hf hf_more unsloth unsloth_more ours"
+all="tests verify sanitizer demo bench plan train policies peers"
+named="$all $(printf ' peers_%s' $parts)"
 say() { echo "prove: $*"; }
 
 for name in "$@"; do
-    case " $all " in *" $name "*) ;; *) say "$name: no such step; there are $all"; exit 2 ;; esac
+    case " $named " in *" $name "*) ;; *) say "$name: no such step; there are $all"; exit 2 ;; esac
 done
 if [ -z "$rehearse" ] && { ! command -v nvidia-smi >/dev/null || ! nvidia-smi -L 2>/dev/null | grep -q GPU; }; then
     say "no NVIDIA GPU on this machine (nvidia-smi finds none); nothing was run"
@@ -111,7 +117,6 @@ if wants sanitizer; then
     fi
 fi
 wants demo && step demo 'ECI|accuracy|error' "${demo[@]}" --out "$OUT/demo"
-wants bench && step bench '[0-9] us ' bin/bench --bench
 
 # The run that this engine exists for. The learning rate stands still, so that runs of three and of twenty steps can be
 # compared; no row is kept back, because the adapter is not what is measured.
@@ -140,7 +145,9 @@ measured() {
     say "$name: exit code $rc after $took s; $(grep -m 1 '^error' "$OUT/$name.log" || tail -n 1 "$OUT/$name.log")"
     return "$rc"
 }
-if wants plan || wants train || wants policies; then
+wants_peers() { wants peers || wants "peers_$1"; }
+some_peers() { for part in $parts; do wants_peers "$part" && return; done; false; }
+if wants plan || wants train || wants policies || wants bench || some_peers; then
     if ! command -v python3 >/dev/null; then
         absent base "python3 is not on this machine, which makes the base and reads the logs"
         failed=1
@@ -149,6 +156,14 @@ if wants plan || wants train || wants policies; then
         rm -rf "$base"
         step base ' GiB in ' python3 gpu/make_synthetic_base.py --size "$size" --out "$base"
     fi
+fi
+if wants bench; then
+    rm -f "$OUT/bench.jsonl"
+    # cuBLASLt lies with the toolkit, or with PyTorch's wheels.
+    libraries=$(python3 -c 'import glob, sys
+print(":".join(p for d in sys.path + ["/usr/local/cuda"] for p in glob.glob(d + "/nvidia/*/lib") + glob.glob(d + "/lib64")))')
+    LD_LIBRARY_PATH="${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$libraries" \
+        step bench '[0-9] us ' bin/bench --bench --device "$device" --base "$base" --json "$OUT/bench.jsonl"
 fi
 if wants plan; then
     step plan '^all ' "${run[@]}" --plan
@@ -165,6 +180,20 @@ if wants policies; then
             grep -q '^error: the run needs .* of device memory' "$OUT/policy_$keep.log" || failed=1
     done
 fi
+
+for part in $parts; do
+    wants_peers "$part" || continue
+    if [ "$part" != ours ] && { [ ! -d peers ] || [ -n "$rehearse" ]; }; then
+        absent "peers_$part" "$([ -n "$rehearse" ] && echo "the peers need a GPU" || echo "pack.sh was given no peers")"
+        continue
+    fi
+    peers= ckpt=$base
+    if [ -d peers ] && [ -z "$rehearse" ]; then
+        peers=$work/peers ckpt=${BASE_DIR:-/dev/shm}/llamacare-peers-$size
+    fi
+    PEERS=$peers CKPT=$ckpt DEVICE=$device BENCH=$work/bin/bench \
+        step "peers_$part" '^\{|^FAIL' bash gpu/peers.sh "$part"
+done
 
 query() { if [ -n "$rehearse" ]; then echo "$2"; else nvidia-smi --query-gpu="$1" --format=csv,noheader | head -n 1; fi; }
 [ -n "$rehearse" ] || nvidia-smi >"$OUT/nvidia-smi.log" 2>&1

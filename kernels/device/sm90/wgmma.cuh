@@ -52,6 +52,8 @@ constexpr uint32_t kWgmmaStep = (M == Major::kCols ? 16 * kSwizzleBytes : 32) >>
     "%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
 #define LC_WGMMA(n, names, a, b, trans) \
     "wgmma.mma_async.sync.aligned.m64n" n "k16.f32.bf16.bf16 {" names "}, %" a ", %" b ", 1, 1, 1, 0, %" trans ";"
+#define LC_WGMMA_FP8(n, names, a, b) \
+    "wgmma.mma_async.sync.aligned.m64n" n "k32.f32.e4m3.e4m3 {" names "}, %" a ", %" b ", 1, 1, 1;"
 #define LC_WGMMA_RA(n, names, a0, a1, a2, a3, b, trans)                                               \
     "wgmma.mma_async.sync.aligned.m64n" n "k16.f32.bf16.bf16 {" names "}, {%" a0 ",%" a1 ",%" a2 ",%" a3 \
     "}, %" b ", 1, 1, 1, %" trans ";"
@@ -73,6 +75,16 @@ LC_INLINE void wgmma_k16(float (&d)[NT][4], uint64_t a, uint64_t b) {
         asm volatile(LC_WGMMA("256", LC_NAMES_0 "," LC_NAMES_1 "," LC_NAMES_2 "," LC_NAMES_3, "128", "129", "130")
                      : LC_D32(0), LC_D32(8), LC_D32(16), LC_D32(24)
                      : "l"(a), "l"(b), "n"(kTrans));
+}
+template <int NT>
+LC_INLINE void wgmma_fp8_k32(float (&d)[NT][4], uint64_t a, uint64_t b) {
+    static_assert(NT == 16 || NT == 24, "128 or 192 columns");
+    if constexpr (NT == 16)
+        asm volatile(LC_WGMMA_FP8("128", LC_NAMES_0 "," LC_NAMES_1, "64", "65") : LC_D32(0), LC_D32(8) : "l"(a), "l"(b));
+    if constexpr (NT == 24)
+        asm volatile(LC_WGMMA_FP8("192", LC_NAMES_0 "," LC_NAMES_1 "," LC_NAMES_2, "96", "97")
+                     : LC_D32(0), LC_D32(8), LC_D32(16)
+                     : "l"(a), "l"(b));
 }
 template <int kTrans, int NT>
 LC_INLINE void wgmma_ra_k16(float (&d)[NT][4], const uint32_t (&a)[4], uint64_t b) {
@@ -104,7 +116,21 @@ LC_INLINE void warpgroup_mma(float (&acc)[NT][4], const act* a, const act* b, in
     for (int s = 0; s < KS; s++)
         wgmma_k16<B == Major::kCols>(acc, da + s * kWgmmaStep<Major::kRows>, db + s * kWgmmaStep<B>);
 #else
-    lc_host::WarpgroupCall call{da, db, kWgmmaStep<Major::kRows>, kWgmmaStep<B>, NT, KS, B == Major::kCols, nullptr};
+    lc_host::WarpgroupCall call{da, db, kWgmmaStep<Major::kRows>, kWgmmaStep<B>, NT, KS, B == Major::kCols, false, nullptr};
+    LC_ESCAPE(&acc[0][0]);
+    lc_host::warpgroup_mma_fused(call, &acc[0][0], nullptr);
+#endif
+}
+// On e4m3, 32 KS of k: bytes lie as 16-bit elements do, two in the place of one, k contiguous in both operands.
+template <int KS, int NT>
+LC_INLINE void warpgroup_mma_fp8(float (&acc)[NT][4], const act* a, const act* b) {
+    const uint64_t da = wgmma_descriptor<Major::kRows>(a), db = wgmma_descriptor<Major::kRows>(b);
+#ifdef __CUDACC__
+    UNROLL
+    for (int s = 0; s < KS; s++)
+        wgmma_fp8_k32(acc, da + s * kWgmmaStep<Major::kRows>, db + s * kWgmmaStep<Major::kRows>);
+#else
+    lc_host::WarpgroupCall call{da, db, kWgmmaStep<Major::kRows>, kWgmmaStep<Major::kRows>, NT, KS, false, true, nullptr};
     LC_ESCAPE(&acc[0][0]);
     lc_host::warpgroup_mma_fused(call, &acc[0][0], nullptr);
 #endif
@@ -116,7 +142,7 @@ LC_INLINE void warpgroup_mma_ra(float (&acc)[NT][4], const act2 (&a)[KS][1][4], 
     UNROLL
     for (int s = 0; s < KS; s++) wgmma_ra_k16<B == Major::kCols>(acc, a[s][0], db + s * kWgmmaStep<B>);
 #else
-    lc_host::WarpgroupCall call{0, db, 0, kWgmmaStep<B>, NT, KS, B == Major::kCols, nullptr};
+    lc_host::WarpgroupCall call{0, db, 0, kWgmmaStep<B>, NT, KS, B == Major::kCols, false, nullptr};
     LC_ESCAPE(&acc[0][0]);
     LC_ESCAPE(&a[0][0][0]);
     lc_host::warpgroup_mma_fused(call, &acc[0][0], &a[0][0][0]);

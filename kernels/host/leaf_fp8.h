@@ -1,0 +1,51 @@
+// leaf_fp8.h - the tensor core of the CUDA machine on e4m3 (device/mma_fp8.cuh).
+//
+// warp_mma_fp8_fused: one rendezvous for a whole k-tile. Every value of e4m3 is a value of bf16, so the tile is widened
+// through a table of 256 and multiplied by the bf16 tensor core of leaf.h. mma_m16n8k32_e4m3 is the lane-by-lane form
+// with the PTX manual's fragments; the machine's own tests hold both against a plain triple loop (tests/kernels/fp8.cu).
+#pragma once
+#include "host/leaf.h"
+
+namespace lc_host {
+struct Fp8Call {
+    int mt, nt, ks;  // tiles of 16 rows, of 8 columns, steps of 32 along k
+    const uint8_t* a;
+    int lda;
+    const uint8_t* b;
+    int ldb;
+};
+
+// The upper half of the float that a code stands for: bf16.
+uint16_t e4m3_to_bf16(uint8_t code);
+
+void fp8_tile(const Fp8Call& call, float* const* acc);
+void fp8_leaf(float* const* d, const uint32_t* const* a, const uint32_t* const* b);
+
+LC_INLINE void warp_mma_fp8_fused(const Fp8Call& call, float* acc) {
+    Fiber* f = current;
+    Warp* w = enter_warp(f);
+    uint32_t g = w->generation;
+    Slot& s = w->slot[g & 1];
+    s.pointer[0][f->lane] = acc;
+    rendezvous(f, w, g, [&] { fp8_tile(call, (float* const*)s.pointer[0]); });
+}
+}  // namespace lc_host
+
+static inline void mma_m16n8k32_e4m3(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    using namespace lc_host;
+    Fiber* f = current;
+    Warp* w = enter_warp(f);
+    uint32_t g = w->generation;
+    Slot& s = w->slot[g & 1];
+    uint32_t b[2] = {b0, b1};
+    LC_ESCAPE(d);
+    LC_ESCAPE(a);
+    LC_ESCAPE(b);
+    s.pointer[0][f->lane] = d;
+    s.pointer[1][f->lane] = a;
+    s.pointer[2][f->lane] = b;
+    rendezvous(f, w, g, [&] {
+        fp8_leaf((float* const*)s.pointer[0], (const uint32_t* const*)s.pointer[1],
+                 (const uint32_t* const*)s.pointer[2]);
+    });
+}
