@@ -23,8 +23,6 @@
 #include "device/reduce.cuh"
 
 namespace {
-constexpr float kLog2e = 1.44269504088896341f;
-
 // Number of keys, from 0 on, that rows up to `last` of the sequence may see.
 LC_INLINE int visible_keys(const lc_sequence& s, int last) { return max(0, min(s.k_len, s.q_pos + last + 1)); }
 

@@ -11,6 +11,8 @@
 #include "device/async_copy.cuh"
 #include "device/mma.cuh"
 
+constexpr float kLog2e = 1.44269504088896341f; // powers are of 2
+
 // kWarps warps of kM x 16 rows, in steps of kStep rows of the other side, which pass through kStages places of a ring.
 // Held: the block's own operands stay in registers, and their tiles borrow the ring's memory on the way there.
 template <int kD, int kWarps_, int kM, int kStep_, int kStages_, bool kHeld_>

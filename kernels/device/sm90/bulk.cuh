@@ -72,7 +72,8 @@ LC_INLINE void mbarrier_expect(Mbarrier* b, uint32_t n_bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(b)), "r"(n_bytes)
                  : "memory");
 }
-// At the same mbarrier of block `rank` of the cluster.
+// At the same mbarrier of block `rank` of the cluster. This and the wait say no scope: they order copies, products and a
+// block's own memory. At cluster scope ptxas makes a MEMBAR.GPU of every arrival, and a wait empties L1.
 LC_INLINE void mbarrier_arrive(Mbarrier* b, uint32_t rank) {
     uint32_t there;
     asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(b)), "r"(rank));
