@@ -131,10 +131,13 @@ struct Pipe {
     }
     LC_INLINE void wait_own(int n) const { mbarrier_wait(own_full, n & 1); }
     LC_INLINE void wait(int n) const { mbarrier_wait(&full[n % S::kSlots], n / S::kSlots & 1); }
+    // A lane speaks for its warp once all lanes have seen the phase: one that comes late would wait for a parity long gone.
     LC_INLINE void release_own() const {
+        __syncwarp();
         if (lane_id() == 0) mbarrier_arrive(own_empty, 0);
     }
     LC_INLINE void release(int n) const {
+        __syncwarp();
         if (lane_id() == 0) mbarrier_arrive(&empty[n % S::kSlots], 0);
     }
     // Fills that this warpgroup has no use for.
