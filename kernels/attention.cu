@@ -17,12 +17,12 @@
 //            a fused one with atomics would 5 times: the price of the same bytes every time.
 // cost       4 and 14 D flops per visible (query, key, head): bound by the tensor cores from a few hundred keys on.
 // checked    tests/ops/attention.rs against tools/golden/attention.py
+#include "attention_wgmma.h"
 #include "device/attention.cuh"
+#include "device/gpu.cuh"
 #include "device/reduce.cuh"
 
 namespace {
-constexpr float kLog2e = 1.44269504088896341f;
-
 // Number of keys, from 0 on, that rows up to `last` of the sequence may see.
 LC_INLINE int visible_keys(const lc_sequence& s, int last) { return max(0, min(s.k_len, s.q_pos + last + 1)); }
 
@@ -400,13 +400,18 @@ lc_status run(const lc_attention_fwd_args& a, lc_stream stream) {
     return launch<attention_fwd<B>>(grid<B>(a.n_q_tiles, a.H), dim3(B::kThreads), n_bytes, stream, a);
 }
 
+template <class B>
+lc_status run_delta(const lc_attention_bwd_args& a, lc_stream stream) {
+    return launch<attention_delta<B>>(grid<B>(a.n_q_tiles, a.H), dim3(B::kThreads), 0, stream, a);
+}
+
 template <int D, int kBlocks>
 lc_status run(const lc_attention_bwd_args& a, lc_stream stream) {
     using Q = typename Table<D, kBlocks>::Dq;
     using K = typename Table<D, kBlocks>::Dkv;
     constexpr size_t q_bytes = Q::kRingBytes + (Q::kHeld ? 0 : 2 * Q::kTileBytes);
     constexpr size_t k_bytes = 2 * K::kTileBytes + 2 * K::kRingBytes + 2 * arena_bytes<float>(K::kStages * K::kStep);
-    LC_TRY(launch<attention_delta<Q>>(grid<Q>(a.n_q_tiles, a.H), dim3(Q::kThreads), 0, stream, a));
+    LC_TRY(LC(attention_delta)(&a, stream));
     LC_TRY(launch<attention_dq<Q>>(grid<Q>(a.n_q_tiles, a.H), dim3(Q::kThreads), q_bytes, stream, a));
     return launch<attention_dkv<K>>(grid<K>(a.n_k_tiles, a.KV), dim3(K::kThreads), k_bytes, stream, a);
 }
@@ -429,6 +434,12 @@ int blocks_of_device() {
 }
 
 template <class Args>
+bool for_wgmma(const Args& a, bool own_keys) {
+    const bool chosen = a.blocks == LC_ATTENTION_AUTO && this_gpu().architecture == 90;
+    return a.blocks == LC_ATTENTION_SM90 || (chosen && own_keys && (a.D == 64 || a.D == 128));
+}
+
+template <class Args>
 lc_status run_by_size(const Args& a, lc_stream stream) {
     LC_REQUIRE(a.blocks >= LC_ATTENTION_AUTO && a.blocks <= LC_ATTENTION_164K, LC_UNSUPPORTED);
     const int blocks = a.blocks == LC_ATTENTION_AUTO ? blocks_of_device() : a.blocks;
@@ -445,22 +456,22 @@ lc_status run_by_size(const Args& a, lc_stream stream) {
 } // namespace
 
 LC_API lc_status LC(attention_fwd)(const lc_attention_fwd_args* a, lc_stream stream) {
-    LC_REQUIRE(a->n_q_tiles > 0 && a->T > 0 && a->KV > 0 && a->H > 0 && a->H % a->KV == 0, LC_BAD_SHAPE);
-    LC_REQUIRE(a->ldq % 8 == 0 && a->ldk % 8 == 0 && a->ldv % 8 == 0 && a->ldo % 8 == 0, LC_BAD_SHAPE);
-    LC_REQUIRE(min(a->ldq, a->ldo) >= a->H * a->D && min(a->ldk, a->ldv) >= a->KV * a->D, LC_BAD_SHAPE);
-    LC_REQUIRE(a->scale > 0.f, LC_BAD_SHAPE); // the maximum is taken before scaling
-    LC_REQUIRE(aligned16(a->q, a->k, a->v, a->o), LC_MISALIGNED);
-    return run_by_size(*a, stream);
+    LC_TRY(check_args(*a));
+    return for_wgmma(*a, a->own_keys == 1) ? LC(attention_wgmma_fwd)(a, stream) : run_by_size(*a, stream);
 }
 
 LC_API lc_status LC(attention_bwd)(const lc_attention_bwd_args* a, lc_stream stream) {
-    LC_REQUIRE(a->n_q_tiles > 0 && a->n_k_tiles > 0 && a->T > 0, LC_BAD_SHAPE);
-    LC_REQUIRE(a->KV > 0 && a->H > 0 && a->H % a->KV == 0, LC_BAD_SHAPE);
-    LC_REQUIRE(a->ldq % 8 == 0 && a->ldk % 8 == 0 && a->ldv % 8 == 0 && a->ldo % 8 == 0, LC_BAD_SHAPE);
-    LC_REQUIRE(a->ldd_o % 8 == 0 && a->lddq % 8 == 0 && a->lddk % 8 == 0 && a->lddv % 8 == 0, LC_BAD_SHAPE);
-    LC_REQUIRE(min(min(a->ldq, a->ldo), min(a->ldd_o, a->lddq)) >= a->H * a->D, LC_BAD_SHAPE);
-    LC_REQUIRE(min(min(a->ldk, a->ldv), min(a->lddk, a->lddv)) >= a->KV * a->D, LC_BAD_SHAPE);
-    LC_REQUIRE(a->scale > 0.f, LC_BAD_SHAPE);
-    LC_REQUIRE(aligned16(a->q, a->k, a->v, a->o, a->d_o, a->dq, a->dk, a->dv), LC_MISALIGNED);
-    return run_by_size(*a, stream);
+    LC_TRY(check_args(*a));
+    return for_wgmma(*a, true) ? LC(attention_wgmma_bwd)(a, stream) : run_by_size(*a, stream);
+}
+
+LC_API lc_status LC(attention_delta)(const lc_attention_bwd_args* a, lc_stream stream) {
+    LC_TRY(check_args(*a));
+    switch (a->D) {
+    case 16: return run_delta<Table<16, 0>::Dq>(*a, stream);
+    case 32: return run_delta<Table<32, 0>::Dq>(*a, stream);
+    case 64: return run_delta<Table<64, 0>::Dq>(*a, stream);
+    case 128: return run_delta<Table<128, LC_ATTENTION_100K>::Dq>(*a, stream);
+    }
+    return lc_status{LC_UNSUPPORTED, a->D, "head size 16, 32, 64 or 128"};
 }

@@ -6,7 +6,7 @@
  * backward  delta_i = do_i . o_i            dS_ij = P_ij (do_i . v_j - delta_i)
  *           dq_i = scale sum_j dS_ij k_j    dk_j = scale sum_{h,i} dS_ij q_i    dv_j = sum_{h,i} P_ij do_i
  *           where h runs over the H/KV query heads of the kv head; dq, dk and dv are set, never added to.
- * A row that sees no key gives zeros and lse = -inf.
+ * A row that sees no key gives zeros and lse = -inf. The backward is for sequences that are their own keys (T_k = T).
  *
  * One struct is every use:           q_begin  q_len  k_begin        k_len         q_pos
  *   packed training                  start    len    start          len           0
@@ -27,7 +27,8 @@
 typedef enum lc_attention_blocks {
     LC_ATTENTION_AUTO = 0, /* as the device has  */
     LC_ATTENTION_100K = 1, /* sm_86, 89, 120     */
-    LC_ATTENTION_164K = 2  /* sm_80, 90          */
+    LC_ATTENTION_164K = 2, /* sm_80; sm_90 where attention_wgmma.h does not fit */
+    LC_ATTENTION_SM90 = 3  /* attention_wgmma.h  */
 } lc_attention_blocks;
 
 typedef struct lc_sequence {
@@ -53,6 +54,7 @@ typedef struct lc_attention_fwd_args {
     int32_t ldq, ldk, ldv, ldo;     /* in elements, multiples of 8                         */
     float scale;                    /* > 0, usually 1/sqrt(D)                              */
     int32_t blocks;                 /* lc_attention_blocks                                 */
+    int32_t own_keys;               /* 1: T_k = T, every row of k and v is a row of some sequence; 0: e.g. a cache */
 } lc_attention_fwd_args;
 
 typedef struct lc_attention_bwd_args {
@@ -77,3 +79,5 @@ typedef struct lc_attention_bwd_args {
 
 LC_API lc_status LC(attention_fwd)(const lc_attention_fwd_args *a, lc_stream stream);
 LC_API lc_status LC(attention_bwd)(const lc_attention_bwd_args *a, lc_stream stream);
+/* The backward's first part, delta. */
+LC_API lc_status LC(attention_delta)(const lc_attention_bwd_args *a, lc_stream stream);

@@ -1,5 +1,5 @@
 // attention.cuh - what the kernels of attention share: a block's shape and the table of shapes, a warp's operand, rows in
-// and out.
+// and out, and a launcher's checks.
 //
 // The table is the one place that knows devices. Three facts made it (bytes at D = 128 in bf16; kernels/README.md counts):
 //   registers    16 rows a warp take 64 accumulators (dK and dV together 128), so an SM holds 8 warps whatever is chosen;
@@ -10,6 +10,8 @@
 #include "attention.h"
 #include "device/async_copy.cuh"
 #include "device/mma.cuh"
+
+constexpr float kLog2e = 1.44269504088896341f; // powers are of 2
 
 // kWarps warps of kM x 16 rows, in steps of kStep rows of the other side, which pass through kStages places of a ring.
 // Held: the block's own operands stay in registers, and their tiles borrow the ring's memory on the way there.
@@ -118,4 +120,27 @@ LC_INLINE void store_rows(act* to, int ld, int n_valid, const float (&acc)[B::MT
         if (row < n_valid) store8(to + (size_t)row * ld + c, load8(patch + row * B::kRow + c));
     }
     __syncwarp();
+}
+
+// What every launcher of attention relies on.
+inline lc_status check_args(const lc_attention_fwd_args& args) {
+    const lc_attention_fwd_args* const a = &args;
+    LC_REQUIRE(a->n_q_tiles > 0 && a->T > 0 && a->KV > 0 && a->H > 0 && a->H % a->KV == 0, LC_BAD_SHAPE);
+    LC_REQUIRE(a->ldq % 8 == 0 && a->ldk % 8 == 0 && a->ldv % 8 == 0 && a->ldo % 8 == 0, LC_BAD_SHAPE);
+    LC_REQUIRE(min(a->ldq, a->ldo) >= a->H * a->D && min(a->ldk, a->ldv) >= a->KV * a->D, LC_BAD_SHAPE);
+    LC_REQUIRE(a->scale > 0.f, LC_BAD_SHAPE); // the maximum is taken before scaling
+    LC_REQUIRE(aligned16(a->q, a->k, a->v, a->o), LC_MISALIGNED);
+    return lc_status{LC_OK, 0, nullptr};
+}
+inline lc_status check_args(const lc_attention_bwd_args& args) {
+    const lc_attention_bwd_args* const a = &args;
+    LC_REQUIRE(a->n_q_tiles > 0 && a->n_k_tiles > 0 && a->T > 0, LC_BAD_SHAPE);
+    LC_REQUIRE(a->KV > 0 && a->H > 0 && a->H % a->KV == 0, LC_BAD_SHAPE);
+    LC_REQUIRE(a->ldq % 8 == 0 && a->ldk % 8 == 0 && a->ldv % 8 == 0 && a->ldo % 8 == 0, LC_BAD_SHAPE);
+    LC_REQUIRE(a->ldd_o % 8 == 0 && a->lddq % 8 == 0 && a->lddk % 8 == 0 && a->lddv % 8 == 0, LC_BAD_SHAPE);
+    LC_REQUIRE(min(min(a->ldq, a->ldo), min(a->ldd_o, a->lddq)) >= a->H * a->D, LC_BAD_SHAPE);
+    LC_REQUIRE(min(min(a->ldk, a->ldv), min(a->lddk, a->lddv)) >= a->KV * a->D, LC_BAD_SHAPE);
+    LC_REQUIRE(a->scale > 0.f, LC_BAD_SHAPE);
+    LC_REQUIRE(aligned16(a->q, a->k, a->v, a->o, a->d_o, a->dq, a->dk, a->dv), LC_MISALIGNED);
+    return lc_status{LC_OK, 0, nullptr};
 }

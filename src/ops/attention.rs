@@ -75,6 +75,7 @@ pub fn attention(
         ldo: ldq,
         scale: heads.scale(),
         blocks: layout.blocks as i32,
+        own_keys: i32::from(layout.own_keys()),
     };
     ffi::launch(&device, &ffi::ATTENTION_FWD, &args, &[q.value(), k.value(), v.value(), &o])?;
     let o = tape.var(o, needs_grad);

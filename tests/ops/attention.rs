@@ -1,15 +1,25 @@
 //! Attention against tools/golden/attention.py, against an explicit softmax in fp64, and against itself: packed or alone,
-//! whole or through a cache, on any number of threads.
+//! whole or through a cache, on any number of threads; each of them also as a Hopper computes it, where that is another kernel.
 
 use crate::common::{Golden, for_each_device};
 use llamacare::device::{Compute, DType, Device, Tensor};
-use llamacare::ffi::{self, LC_ATTENTION_100K, LC_ATTENTION_164K, lc_attention_fwd_args};
+use llamacare::ffi::{
+    self, LC_ATTENTION_100K, LC_ATTENTION_164K, LC_ATTENTION_AUTO, LC_ATTENTION_SM90, lc_attention_blocks,
+    lc_attention_fwd_args,
+};
 use llamacare::ops::attention::{SequenceLayout, attention};
 use llamacare::tape::Tape;
 use std::sync::Arc;
 
 /// Lengths around blocks of 64 and 128 rows: below, at and above them, and more than two.
 const LENGTHS: [i32; 6] = [1, 7, 63, 64, 65, 130];
+/// The same around Hopper's.
+const RAGGED: [i32; 8] = [129, 1, 300, 63, 64, 65, 127, 128];
+
+/// attention_wgmma.h: 16 bits, heads of 64 and 128; a GPU takes it by itself where it can.
+fn hopper(device: &Device, head_dim: usize) -> bool {
+    device.act() == DType::Bf16 && !device.is_cuda() && head_dim >= 64
+}
 
 fn ends(lengths: &[i32]) -> Vec<i32> {
     std::iter::once(0).chain(lengths.iter().scan(0, |at, n| (*at += n, Some(*at)).1)).collect()
@@ -111,7 +121,10 @@ fn attention_matches_torch() {
                 golden.ints(&case, "heads").iter().map(|&n| n as usize).collect::<Vec<_>>().try_into().unwrap();
             let floats = |name| golden.floats(&case, name);
             let inputs = Inputs { heads, q: floats("q"), k: floats("k"), v: floats("v"), d_o: floats("do") };
-            for blocks in [LC_ATTENTION_100K, LC_ATTENTION_164K] {
+            for blocks in [LC_ATTENTION_100K, LC_ATTENTION_164K, LC_ATTENTION_SM90] {
+                if blocks == LC_ATTENTION_SM90 && !hopper(device, heads[2]) {
+                    continue;
+                }
                 let layout = SequenceLayout::packed(device, &ends(&golden.ints(&case, "lengths"))).unwrap();
                 let [o, dq, dk, dv] = inputs.run(device, &Arc::new(layout.with_blocks(blocks)));
                 golden.check(device, &case, "o", &o, 2.0);
@@ -165,18 +178,60 @@ fn every_shape_of_blocks_matches_the_explicit_softmax() {
     }
 }
 
+/// norm(got - want) / norm(want) of o, dq, dk and dv.
+fn errors(got: &[Tensor; 4], want: &[Vec<f64>; 4]) -> [f64; 4] {
+    [0, 1, 2, 3].map(|i| {
+        let got = got[i].read_f32().unwrap();
+        let off: f64 = got.iter().zip(&want[i]).map(|(&g, w)| (f64::from(g) - w).powi(2)).sum();
+        (off / want[i].iter().map(|w| w * w).sum::<f64>()).sqrt()
+    })
+}
+
+#[test]
+fn hopper_is_as_near_to_the_explicit_softmax_as_the_others() {
+    let device = Device::cpu(Compute::Bf16).unwrap();
+    let padded: Vec<i32> = RAGGED.iter().map(|n| (n * 2 / 3).max(1)).collect();
+    for heads in [[2, 2, 128], [3, 1, 128], [4, 2, 64]] {
+        let inputs = Inputs::random(877, heads);
+        for key_counts in [&RAGGED[..], &padded] {
+            let want = inputs.explicit(&RAGGED, key_counts);
+            let run = |blocks| {
+                let layout = SequenceLayout::with_key_counts(&device, &ends(&RAGGED), key_counts).unwrap();
+                errors(&inputs.run(&device, &Arc::new(layout.with_blocks(blocks))), &want)
+            };
+            let (ours, theirs) = (run(LC_ATTENTION_SM90), run(LC_ATTENTION_100K));
+            for ((ours, theirs), name) in ours.iter().zip(theirs).zip(["o", "dq", "dk", "dv"]) {
+                let near = *ours <= 1.05 * theirs;
+                assert!(
+                    near,
+                    "{heads:?} keys {key_counts:?}: {name} is off by {ours:.3e}, attention.cu by {theirs:.3e}"
+                );
+            }
+        }
+    }
+}
+
+fn packed_is_bit_equal_to_alone(device: &Device, lengths: &[i32], heads: Heads, blocks: lc_attention_blocks) {
+    let starts = ends(lengths);
+    let layout = |ends: &[i32]| Arc::new(SequenceLayout::packed(device, ends).unwrap().with_blocks(blocks));
+    let inputs = Inputs::random(lengths.iter().sum::<i32>() as usize, heads);
+    let packed = inputs.run(device, &layout(&starts));
+    for w in starts.windows(2) {
+        let (begin, end) = (w[0] as usize, w[1] as usize);
+        let one = inputs.rows(begin, end).run(device, &layout(&[0, w[1] - w[0]]));
+        let part = [0, 1, 2, 3].map(|i| packed[i].rows(begin, end));
+        assert!(bytes(&part) == bytes(&one), "{}: {heads:?}, rows {begin}..{end}", device.name());
+    }
+}
+
 #[test]
 fn packed_sequences_are_bit_equal_to_one_at_a_time() {
     for_each_device(|device| {
-        let inputs = Inputs::random(330, [4, 2, 32]);
-        let starts = ends(&LENGTHS);
-        let packed = inputs.run(device, &Arc::new(SequenceLayout::packed(device, &starts).unwrap()));
-        for w in starts.windows(2) {
-            let (begin, end) = (w[0] as usize, w[1] as usize);
-            let alone = Arc::new(SequenceLayout::packed(device, &[0, w[1] - w[0]]).unwrap());
-            let one = inputs.rows(begin, end).run(device, &alone);
-            let part = [0, 1, 2, 3].map(|i| packed[i].rows(begin, end));
-            assert!(bytes(&part) == bytes(&one), "{}: rows {begin}..{end}", device.name());
+        packed_is_bit_equal_to_alone(device, &LENGTHS, [4, 2, 32], LC_ATTENTION_AUTO);
+        for heads in [[2, 1, 128], [2, 2, 64]] {
+            if hopper(device, heads[2]) {
+                packed_is_bit_equal_to_alone(device, &RAGGED, heads, LC_ATTENTION_SM90);
+            }
         }
     });
 }
@@ -214,21 +269,25 @@ fn decoding_with_a_cache_gives_the_rows_of_the_full_forward() {
 fn any_number_of_threads_gives_the_same_bytes() {
     let device = Device::cpu(Compute::Bf16).unwrap();
     let inputs = Inputs::random(330, [6, 2, 64]);
-    let run = |threads| {
-        ffi::set_threads(threads, || {
-            let layout = SequenceLayout::packed(&device, &ends(&LENGTHS)).unwrap();
-            bytes(&inputs.run(&device, &Arc::new(layout)))
-        })
-    };
-    let one = run(1);
-    assert!(one == run(2) && one == run(3));
+    for blocks in [LC_ATTENTION_AUTO, LC_ATTENTION_SM90] {
+        let run = |threads| {
+            ffi::set_threads(threads, || {
+                let layout = SequenceLayout::packed(&device, &ends(&LENGTHS)).unwrap().with_blocks(blocks);
+                bytes(&inputs.run(&device, &Arc::new(layout)))
+            })
+        };
+        let one = run(1);
+        assert!(one == run(2) && one == run(3));
+    }
 }
 
 #[test]
 fn a_row_that_sees_no_key_gives_zeros_and_a_nan_stays_a_nan() {
     for_each_device(|device| {
-        let (t, d) = (5, 16);
-        for (k_len, fill) in [(0, 1.0), (5, f32::NAN)] {
+        let t = 5;
+        let roads = [(16, LC_ATTENTION_AUTO), (64, LC_ATTENTION_SM90)];
+        let roads = roads.into_iter().filter(|&(d, blocks)| blocks == LC_ATTENTION_AUTO || hopper(device, d));
+        for ((d, blocks), (k_len, fill)) in roads.flat_map(|r| [(0, 1.0), (5, f32::NAN)].map(|case| (r, case))) {
             let tensor = |name| device.upload(name, device.act(), &[t, d], &vec![fill; t * d]).unwrap();
             let (q, k, v, o) = (tensor("q"), tensor("k"), tensor("v"), tensor("o"));
             let lse = device.empty("lse", DType::F32, &[1, t]).unwrap();
@@ -253,7 +312,8 @@ fn a_row_that_sees_no_key_gives_zeros_and_a_nan_stays_a_nan() {
                 ldv: ld,
                 ldo: ld,
                 scale: 0.25,
-                blocks: 0,
+                blocks: blocks as i32,
+                own_keys: 1,
             };
             ffi::launch(device, &ffi::ATTENTION_FWD, &args, &[&q, &k, &v, &o]).unwrap();
             let o = o.read_f32().unwrap();
@@ -279,6 +339,13 @@ fn what_does_not_fit_is_refused_in_one_sentence() {
     assert_eq!(refusal(4, packed(&[0, 3]).unwrap(), 16), "attention q: expected Bf16 [3, 16], `x` is Bf16 [4, 16]");
     let error = refusal(3, packed(&[0, 3]).unwrap(), 24);
     assert!(error.contains("head size 16, 32, 64 or 128"), "{error}");
+    let error = refusal(3, packed(&[0, 3]).unwrap().with_blocks(LC_ATTENTION_SM90), 32);
+    assert!(error.contains("head size 64 or 128"), "{error}");
+    let mut tape = Tape::inference(&device);
+    let x = tape.var(device.zeros("x", device.act(), &[1, 64]).unwrap(), false);
+    let cache = SequenceLayout::decode(&device, &[(0, 0, 1)]).unwrap().with_blocks(LC_ATTENTION_SM90);
+    let error = attention(&mut tape, &x, &x, &x, &Arc::new(cache), 1, 1, 64).unwrap_err().to_string();
+    assert!(error.contains("own_keys"), "{error}");
     let error = refusal(1, SequenceLayout::decode(&device, &[(0, 4, 1)]).unwrap(), 16);
     assert!(error.contains("1 rows, the layout's 1 sequences need 5"), "{error}");
     let error = refusal(1, SequenceLayout::decode(&device, &[(0, 0, 1)]).unwrap(), 16);

@@ -3,7 +3,8 @@
 use super::{none, root, texts};
 
 /// Operations whose tests stand in a file of another stem: one family, one story.
-const TESTED_IN: [(&str, &str); 8] = [
+const TESTED_IN: [(&str, &str); 9] = [
+    ("attention_wgmma", "attention"),
     ("fp8_rows", "fp8"),
     ("matmul_fp8", "fp8"),
     ("matmul_fp8_wgmma", "fp8"),

@@ -72,18 +72,19 @@ LC_INLINE void mbarrier_expect(Mbarrier* b, uint32_t n_bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(b)), "r"(n_bytes)
                  : "memory");
 }
-// At the same mbarrier of block `rank` of the cluster.
+// At the same mbarrier of block `rank` of the cluster. This and the wait say no scope: they order copies, products and a
+// block's own memory. At cluster scope ptxas makes a MEMBAR.GPU of every arrival, and a wait empties L1.
 LC_INLINE void mbarrier_arrive(Mbarrier* b, uint32_t rank) {
     uint32_t there;
     asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(b)), "r"(rank));
-    asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(there) : "memory");
+    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(there) : "memory");
 }
 LC_INLINE void mbarrier_wait(Mbarrier* b, uint32_t parity) {
     uint32_t over;
     do {
         asm volatile(
             "{\n.reg .pred p;\n"
-            "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
+            "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
             "selp.u32 %0, 1, 0, p;\n}"
             : "=r"(over)
             : "r"(shared_address(b)), "r"(parity)

@@ -4,6 +4,7 @@ pub const LC_ATTENTION_TILE: u32 = 128;
 pub const LC_ATTENTION_AUTO: lc_attention_blocks = 0;
 pub const LC_ATTENTION_100K: lc_attention_blocks = 1;
 pub const LC_ATTENTION_164K: lc_attention_blocks = 2;
+pub const LC_ATTENTION_SM90: lc_attention_blocks = 3;
 pub type lc_attention_blocks = ::std::os::raw::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -70,6 +71,7 @@ pub struct lc_attention_fwd_args {
     pub ldo: i32,
     pub scale: f32,
     pub blocks: i32,
+    pub own_keys: i32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -133,6 +135,9 @@ const _: () = {
     [
         "Offset of field: lc_attention_fwd_args::blocks",
     ][::std::mem::offset_of!(lc_attention_fwd_args, blocks) - 96usize];
+    [
+        "Offset of field: lc_attention_fwd_args::own_keys",
+    ][::std::mem::offset_of!(lc_attention_fwd_args, own_keys) - 100usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -273,6 +278,13 @@ unsafe extern "C" {
 unsafe extern "C" {
     #[must_use]
     pub fn lc_attention_bwd(
+        a: *const lc_attention_bwd_args,
+        stream: lc_stream,
+    ) -> lc_status;
+}
+unsafe extern "C" {
+    #[must_use]
+    pub fn lc_attention_delta(
         a: *const lc_attention_bwd_args,
         stream: lc_stream,
     ) -> lc_status;
