@@ -26,7 +26,8 @@ pub fn part(launch: &Launched) -> String {
         _ => "frozen weights, forward",
     };
     let known = match launch.name {
-        "nf4_dequantize" => "decoding NF4",
+        "nf4_dequantize" | "nf4_fp8" | "nf4_fp8_scales" => "decoding NF4",
+        "fp8_rows" => "activations to e4m3",
         "nf4_matmul" => "products that decode NF4",
         "attention_fwd" => "attention, forward",
         "attention_bwd" => "attention, backward",

@@ -416,16 +416,10 @@ lc_status run(const lc_attention_bwd_args& a, lc_stream stream) {
     return launch<attention_dkv<K>>(grid<K>(a.n_k_tiles, a.KV), dim3(K::kThreads), k_bytes, stream, a);
 }
 
-// The shapes of blocks for this device, asked for once.
+// The shapes of blocks for this device.
 int blocks_of_device() {
 #ifdef __CUDACC__
-    static const int blocks = [] {
-        int device = 0, n_bytes = 0;
-        if (cudaGetDevice(&device) != cudaSuccess) return (int)LC_ATTENTION_100K;
-        cudaDeviceGetAttribute(&n_bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
-        return (int)(n_bytes >= 164 << 10 ? LC_ATTENTION_164K : LC_ATTENTION_100K);
-    }();
-    return blocks;
+    return this_gpu().shared_bytes >= 164 << 10 ? LC_ATTENTION_164K : LC_ATTENTION_100K;
 #elif LC_CHECKED || defined(LC_LANEWISE)
     return LC_ATTENTION_100K; // the users' GPUs
 #else
