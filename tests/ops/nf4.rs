@@ -194,7 +194,7 @@ fn tensor_cores_multiply_by_the_codes_rounded_to_storage() {
                         (w.packed().read_bytes().unwrap(), w.scales().values().unwrap(), x.read_f32().unwrap());
                     let value = |e: usize| {
                         let byte = codes[e / 2];
-                        let code = if e % 2 == 0 { byte >> 4 } else { byte & 15 };
+                        let code = if e.is_multiple_of(2) { byte >> 4 } else { byte & 15 };
                         let rounded = half::bf16::from_f32(NF4_MAP[usize::from(code)]);
                         rounded.to_f64() * f64::from(scales[e / 64])
                     };
