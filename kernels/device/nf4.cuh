@@ -35,39 +35,13 @@ LC_INLINE void nf4_pair(float first, float second, act2& pair) { pair = pack2(fi
     __shared__ float name[16];                                   \
     if (threadIdx.x < 16) name[threadIdx.x] = kNf4Map[threadIdx.x]; \
     __syncthreads()
-#define NF4_PAIRS(name, T)                                                                                 \
-    __shared__ __align__(16) T name##_pairs[256 * Nf4Pairs<T>::kCopies];                                   \
-    nf4_fill(name##_pairs);                                                                                \
-    __syncthreads();                                                                                       \
-    const Nf4Pairs<T> name = {name##_pairs, threadIdx.x % Nf4Pairs<T>::kCopies}
-// A byte's copies fill 128 bytes: eight stores, which neighbouring lanes begin in different banks. A lane looks up one value
-// and hands it round: sixteen places of constant memory at once would be served one after another.
-template <class T>
-LC_INLINE void nf4_fill(T* pairs) {
-    const float mine = kNf4Map[threadIdx.x % 16];
-    for (unsigned byte = threadIdx.x; byte < 256; byte += blockDim.x) { // whole warps
-        T pair;
-        nf4_pair(__shfl_sync(0xffffffffu, mine, byte >> 4), __shfl_sync(0xffffffffu, mine, byte & 15), pair);
-        uint32_t word[2]; // of any two neighbouring ones
-        memcpy(word, &pair, sizeof(T));
-        if (sizeof(T) == 4) word[1] = word[0];
-        const uint4 some = make_uint4(word[0], word[1], word[0], word[1]);
-        UNROLL
-        for (unsigned i = 0; i < 8; i++) reinterpret_cast<uint4*>(pairs)[byte * 8 + (i + byte) % 8] = some;
-    }
+// a & kMask | b: by itself the compiler masks before it shifts, and needs a second LOP3.
+template <uint32_t kMask>
+LC_INLINE uint32_t mask_or(uint32_t a, uint32_t b) {
+    uint32_t r;
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(r) : "r"(a), "n"(kMask), "r"(b));
+    return r;
 }
-template <class T>
-struct Nf4Pairs {
-    static constexpr int kCopies = 128 / sizeof(T), kShift = sizeof(T) == 4 ? 5 : 4;
-    const T* pairs;
-    uint32_t copy;
-    LC_INLINE T operator()(uint32_t packed, int i) const {
-        const uint32_t shifted = i == 0 ? packed << kShift : packed >> (8 * i - kShift);
-        uint32_t place; // shifted & mask | copy: by itself the compiler masks before it shifts, and needs a second LOP3
-        asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(place) : "r"(shifted), "n"(255 << kShift), "r"(copy));
-        return pairs[place];
-    }
-};
 LC_INLINE float mul_rn(float a, float b) { return __fmul_rn(a, b); }
 LC_INLINE float add_rn(float a, float b) { return __fadd_rn(a, b); }
 LC_INLINE uint32_t load4(const uint8_t* p) { return *reinterpret_cast<const uint32_t*>(p); }
@@ -84,16 +58,10 @@ LC_INLINE uint2 load8_once(const uint8_t* p) {
 }
 #else
 #define NF4_TABLE(name) const float* const name = kNf4Map
-#define NF4_PAIRS(name, T) const Nf4Pairs<T> name
-template <class T>
-struct Nf4Pairs {
-    LC_INLINE T operator()(uint32_t packed, int i) const {
-        const uint32_t byte = packed >> (8 * i) & 255;
-        T pair;
-        nf4_pair(kNf4Map[byte >> 4], kNf4Map[byte & 15], pair);
-        return pair;
-    }
-};
+template <uint32_t kMask>
+LC_INLINE uint32_t mask_or(uint32_t a, uint32_t b) {
+    return (a & kMask) | b;
+}
 LC_INLINE float mul_rn(float a, float b) {
     volatile float product = a * b; // through memory: the compiler cannot fuse it with what follows
     return product;
@@ -106,6 +74,56 @@ LC_INLINE uint32_t load4(const uint8_t* p) {
 }
 LC_INLINE uint32_t load4_once(const uint8_t* p) { return load4(p); }
 LC_INLINE uint2 load8_once(const uint8_t* p) { return *reinterpret_cast<const uint2*>(p); }
+#endif
+
+// NF4_PAIRS(name, T): the two values of a byte as a T, at name(packed, i) for byte i of four. On a GPU a table in shared
+// memory, copied so often that no two lanes meet in a bank; a CPU looks the values up one by one, except in the builds that
+// stand for a GPU (checked, lanewise).
+#if defined(__CUDACC__) || LC_CHECKED || defined(LC_LANEWISE)
+#define NF4_PAIRS(name, T)                               \
+    SHARED(T, name##_pairs, 256 * Nf4Pairs<T>::kCopies); \
+    nf4_fill(name##_pairs);                              \
+    __syncthreads();                                     \
+    const Nf4Pairs<T> name = {name##_pairs, threadIdx.x % Nf4Pairs<T>::kCopies}
+// A byte's copies fill 128 bytes: eight stores, which neighbouring lanes begin in different banks. A lane looks up one value
+// and hands it round: sixteen places of constant memory at once would be served one after another.
+template <class T>
+LC_INLINE void nf4_fill(T* pairs) {
+    constexpr unsigned kUnits = 16 / sizeof(T);
+    struct alignas(16) Unit {
+        T of[kUnits];
+    };
+    const float mine = kNf4Map[threadIdx.x % 16];
+    for (unsigned byte = threadIdx.x; byte < 256; byte += blockDim.x) { // whole warps
+        Unit unit;
+        nf4_pair(__shfl_sync(0xffffffffu, mine, byte >> 4), __shfl_sync(0xffffffffu, mine, byte & 15), unit.of[0]);
+        UNROLL
+        for (unsigned i = 1; i < kUnits; i++) unit.of[i] = unit.of[0];
+        UNROLL
+        for (unsigned i = 0; i < 8; i++) reinterpret_cast<Unit*>(pairs)[byte * 8 + (i + byte) % 8] = unit;
+    }
+}
+template <class T>
+struct Nf4Pairs {
+    static constexpr int kCopies = 128 / sizeof(T), kShift = sizeof(T) == 4 ? 5 : 4;
+    const T* pairs;
+    uint32_t copy;
+    LC_INLINE T operator()(uint32_t packed, int i) const {
+        const uint32_t shifted = i == 0 ? packed << kShift : packed >> (8 * i - kShift);
+        return pairs[mask_or<255u << kShift>(shifted, copy)];
+    }
+};
+#else
+#define NF4_PAIRS(name, T) const Nf4Pairs<T> name
+template <class T>
+struct Nf4Pairs {
+    LC_INLINE T operator()(uint32_t packed, int i) const {
+        const uint32_t byte = packed >> (8 * i) & 255;
+        T pair;
+        nf4_pair(kNf4Map[byte >> 4], kNf4Map[byte & 15], pair);
+        return pair;
+    }
+};
 #endif
 
 LC_INLINE float nf4_nested_scale(const lc_nf4& w, size_t block) {

@@ -6,6 +6,7 @@
 //! gradient flows into it.
 
 use crate::device::{DType, Device, Tensor};
+use crate::ffi::{LC_NF4_MATMUL_AUTO, LC_NF4_MATMUL_PARTS};
 use crate::ops::decoder::Decoder;
 use crate::ops::dropout::Dropout;
 use crate::ops::fp8::Fp8Scales;
@@ -18,8 +19,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 /// Up to this many tokens NF4 is decoded inside the product, above into a dense scratch first. On the CPU device measured
-/// (`cargo bench -- nf4`: equal at 8 tokens). On a GPU not measured yet: two reads of the weight by a kernel that makes eight
-/// tokens per read; bitsandbytes' crossings, for a kernel on tensor cores, start at 64.
+/// (`cargo bench -- nf4`: equal at 8 tokens). On a GPU not measured yet: what one reading of the weight serves; bitsandbytes'
+/// crossings, for a kernel that goes on to more, start at 64.
 const FEW_TOKENS_CPU: usize = 8;
 const FEW_TOKENS_CUDA: usize = 16;
 
@@ -151,11 +152,11 @@ fn forward(name: &str, x: &Tensor, layers: &[Forward]) -> Result<Vec<Tensor>> {
     let y = |f: &Forward| device.empty(name, device.act(), &[n_tokens, f.layer.n_out]);
     let ys: Vec<Tensor> = layers.iter().map(y).collect::<Result<_>>()?;
     let product = |segments, y, write| Product { segments, y, alpha: 1.0, write };
-    let (mut to_decode, mut eight, mut behind) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut few, mut to_decode, mut eight, mut behind) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (f, y) in layers.iter().zip(&ys) {
         match &f.layer.weight {
             Weight::Nf4(w, _) | Weight::Fp8(w, ..) if n_tokens <= few_tokens(device) => {
-                w.matmul(x, y, Write::Set)?;
+                few.push((w, y));
                 behind.extend(f.lora().map(|pair| product(vec![pair], y, Write::Add)));
             }
             weight => match weight.fp8() {
@@ -163,6 +164,9 @@ fn forward(name: &str, x: &Tensor, layers: &[Forward]) -> Result<Vec<Tensor>> {
                 None => to_decode.push((weight, f, y)),
             },
         }
+    }
+    for together in few.chunks(LC_NF4_MATMUL_PARTS as usize) {
+        Nf4Weight::matmuls(together, x, Write::Set, LC_NF4_MATMUL_AUTO)?;
     }
     matmul_each(Layout::NT, &behind)?;
     linear_fp8::forward(x, &eight)?;
