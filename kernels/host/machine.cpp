@@ -3,23 +3,15 @@
 // Compiled once per binary, for both storage types. The threads come from Rust (lc_host_parallel_for, rayon): a block
 // never moves between OS threads, so everything here is thread-local and nothing is locked.
 #include "lc.h"
-#include "host/machine.h"
+#include "host/seat.h"
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 
 extern "C" void lc_host_parallel_for(size_t n_blocks, void (*run)(void*, size_t, size_t), void* context);
 
 namespace lc_host {
 __thread __attribute__((tls_model("initial-exec"))) Fiber* current;
 __thread __attribute__((tls_model("initial-exec"))) Block* block;
-
-constexpr uint32_t kMaxThreads = 1024;
-// Checked builds run the hooks on the same stack, and look at its last word when a block is done.
-// The skew keeps equal frames of neighbouring fibres out of the same cache set (8 -> 11 GFLOP/s).
-constexpr size_t kStackBytes = LC_CHECKED ? 64 << 10 : 16 << 10;
-constexpr size_t kStackStride = kStackBytes + 320;
-constexpr uint64_t kStackEnd = 0x5ac1f1b0e5ac1f1bull;
 
 // The last "K = ..." without the namespaces in front of it.
 void short_name(const char* spelled, char* name, size_t n) {
@@ -47,76 +39,6 @@ void die(const char* message) {
     abort();
 }
 
-// What a block needs to run. An OS thread has one, and one more for every further block of a cluster.
-struct Seat {
-    Block block;
-    Fiber fiber[kMaxThreads];
-    Warp warp[kMaxThreads / 32];
-    dim3 shape{0, 0, 0};
-    static constexpr size_t kSmemMapped = kSmemBytes + (16 << 10), kStacksMapped = kStackStride * kMaxThreads;
-    Seat() {
-        memset((void*)&block, 0, sizeof block);
-        memset((void*)fiber, 0, sizeof fiber);
-        memset((void*)warp, 0, sizeof warp);
-        block.fiber = fiber;
-        block.warp = warp;
-        block.smem = map(kSmemMapped);
-        block.stacks = map(kStacksMapped);
-        block.stacks_bytes = kStacksMapped;
-        block.own_bytes = sizeof(Seat);
-    }
-    ~Seat() {
-        munmap(block.smem, kSmemMapped);
-        munmap((void*)block.stacks, kStacksMapped);
-#if LC_CHECKED
-        check_forget(&block);
-#endif
-    }
-    static char* map(size_t n_bytes) {
-        void* p = mmap(nullptr, n_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (p == MAP_FAILED) die("no memory for the stacks of a block");
-        return (char*)p;
-    }
-    void prepare(const Launch& launch) {
-        const dim3& d = launch.block;
-        if (shape.x != d.x || shape.y != d.y || shape.z != d.z) {
-            shape = d;
-            block.n_threads = d.x * d.y * d.z;
-            block.n_warps = (block.n_threads + 31) / 32;
-            uint32_t i = 0;
-            for (uint32_t z = 0; z < d.z; z++)
-                for (uint32_t y = 0; y < d.y; y++)
-                    for (uint32_t x = 0; x < d.x; x++, i++) {
-                        fiber[i].tid = uint3{x, y, z};
-                        fiber[i].lane = i & 31;
-                        fiber[i].warp = &warp[i >> 5];
-                    }
-        }
-        block.dim = d;
-        block.grid = launch.grid;
-        block.entry = launch.entry;
-        block.args = launch.args;
-        block.launch = &launch;
-    }
-};
-struct Worker {
-    Seat* seat[kMaxCluster] = {};
-    Block* block[kMaxCluster] = {};
-    ~Worker() {
-        for (Seat* s : seat) delete s;
-    }
-    void seats(const Launch& launch) {
-        for (uint32_t r = 0; r < launch.cluster; r++) {
-            if (!seat[r]) {
-                seat[r] = new Seat();
-                block[r] = &seat[r]->block;
-            }
-            seat[r]->prepare(launch);
-            block[r]->cluster = block;
-            block[r]->rank = r;
-        }
-    }
-};
 static __thread Worker* worker;
 static __thread uint32_t progress;
 static thread_local struct WorkerEnd {

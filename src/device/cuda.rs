@@ -74,6 +74,10 @@ impl Gpu {
         &self.name
     }
 
+    pub(super) fn is_hopper(&self) -> bool {
+        self.capability == (9, 0)
+    }
+
     /// That kernels for 8-bit tensor cores were compiled for this GPU.
     pub(super) fn expect_fp8(&self) -> Result<()> {
         match self.capability {

@@ -149,6 +149,14 @@ impl Device {
         matches!(self.kind(), Kind::Cuda(_) | Kind::Paper(Paper { cuda: true, .. }))
     }
 
+    /// Whether kernels made for Hopper run here: on an H100 or H200, and on the CPU device with bf16 storage.
+    pub fn runs_hopper(&self) -> bool {
+        match self.kind() {
+            Kind::Cuda(gpu) => gpu.is_hopper(),
+            _ => self.act() == DType::Bf16,
+        }
+    }
+
     /// That products of 8-bit operands run here (kernels/matmul_fp8.h); if not, the sentence that says why.
     pub fn expect_fp8(&self) -> Result<()> {
         match self.kind() {

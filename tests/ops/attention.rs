@@ -16,9 +16,9 @@ const LENGTHS: [i32; 6] = [1, 7, 63, 64, 65, 130];
 /// The same around Hopper's.
 const RAGGED: [i32; 8] = [129, 1, 300, 63, 64, 65, 127, 128];
 
-/// attention_wgmma.h: 16 bits, heads of 64 and 128; a GPU takes it by itself where it can.
+/// attention_wgmma.h: heads of 64 and 128.
 fn hopper(device: &Device, head_dim: usize) -> bool {
-    device.act() == DType::Bf16 && !device.is_cuda() && head_dim >= 64
+    device.runs_hopper() && head_dim >= 64
 }
 
 fn ends(lengths: &[i32]) -> Vec<i32> {
