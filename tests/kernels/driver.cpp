@@ -1,4 +1,4 @@
-// driver.cpp - runs the machine's promises (machine.cu) without Rust: for cross-compiled builds under an emulator.
+// driver.cpp - runs the machine's promises (machine.cu, hopper.cu) without Rust: for cross-compiled builds under an emulator.
 // Blocks run on four threads, a quarter each.
 #include "lc.h"
 #include <stdio.h>
@@ -14,10 +14,11 @@ extern "C" size_t lc_host_locate(const void* pc, char* text, size_t n) { return 
 extern "C" int lc_host_cpu_ok();
 extern "C" int32_t lc_machine_promise_cpu_bf16(int32_t i, const char** text);
 extern "C" int32_t lc_machine_promise_cpu_fp32(int32_t i, const char** text);
+extern "C" int32_t lc_hopper_promise_cpu_bf16(int32_t i, const char** text);
 
 int main() {
     int n_broken = !lc_host_cpu_ok();
-    for (auto promise : {lc_machine_promise_cpu_bf16, lc_machine_promise_cpu_fp32}) {
+    for (auto promise : {lc_machine_promise_cpu_bf16, lc_machine_promise_cpu_fp32, lc_hopper_promise_cpu_bf16}) {
         const char* text = "";
         for (int32_t i = 0, held; (held = promise(i, &text)) >= 0; i++) {
             printf("%s  %s\n", held ? "holds " : "BROKEN", text);
