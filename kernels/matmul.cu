@@ -295,7 +295,7 @@ __global__ void __launch_bounds__(T::Threads, T::Blocks) matmul(lc_matmul_args a
 constexpr int kSumThreads = 256;
 
 // Slices are added in their order, four elements a thread.
-__global__ void sum_slices(lc_matmul_args a) {
+__global__ void __launch_bounds__(kSumThreads) sum_slices(lc_matmul_args a) {
     const size_t n_all = partial_begin(a, a.n_outputs), at = ((size_t)blockIdx.x * kSumThreads + threadIdx.x) * 4;
     if (at >= n_all) return;
     int o = 0;
