@@ -15,6 +15,7 @@
 #include <algorithm>
 #include "device/async_copy.cuh"
 #include "device/gpu.cuh"
+#include "device/matmul.cuh"
 #include "device/mma.cuh"
 #include "matmul_wgmma.h"
 
@@ -389,26 +390,7 @@ lc_status run_tile(const lc_matmul_args& a, lc_stream stream) {
 } // namespace
 
 LC_API lc_status LC(matmul)(const lc_matmul_args* a, lc_stream stream) {
-    LC_REQUIRE(a->M > 0 && (a->layout != LC_TN || a->M % 8 == 0), LC_BAD_SHAPE);
-    LC_REQUIRE(a->n_outputs >= 1 && a->n_outputs <= LC_MAX_OUTPUTS, LC_BAD_SHAPE);
-    LC_REQUIRE(a->n_slices >= 1 && a->n_slices <= LC_MAX_SLICES, LC_BAD_SHAPE);
-    LC_REQUIRE((a->n_slices > 1) == (a->partial != nullptr), LC_UNSUPPORTED);
-    LC_REQUIRE(aligned16(a->partial), LC_MISALIGNED);
-    for (int o = 0; o < a->n_outputs; o++) {
-        const lc_matmul_output& out = a->output[o];
-        const int begin = out.first_segment, end = begin + out.n_segments;
-        LC_REQUIRE(out.N > 0 && out.N % 8 == 0 && out.ldy % 8 == 0 && out.ldy >= out.N, LC_BAD_SHAPE);
-        LC_REQUIRE(begin >= 0 && begin < end && end <= LC_MAX_SEGMENTS, LC_BAD_SHAPE);
-        LC_REQUIRE((out.y != nullptr) != (out.y32 != nullptr), LC_UNSUPPORTED);
-        LC_REQUIRE(aligned16(out.y, out.y32), LC_MISALIGNED);
-        for (int i = begin; i < end; i++) {
-            const lc_matmul_segment& s = a->segment[i];
-            LC_REQUIRE(s.K > 0 && (a->layout == LC_TN || s.K % 8 == 0), LC_BAD_SHAPE);
-            LC_REQUIRE(s.lda % 8 == 0 && s.lda >= (a->layout == LC_TN ? a->M : s.K), LC_BAD_SHAPE);
-            LC_REQUIRE(s.ldb % 8 == 0 && s.ldb >= (a->layout == LC_NT ? s.K : out.N), LC_BAD_SHAPE);
-            LC_REQUIRE(aligned16(s.a, s.b), LC_MISALIGNED);
-        }
-    }
+    LC_TRY(matmul_fault(*a));
     if (a->tile == kChoose ? for_wgmma(*a) : a->tile >= kWgmma && a->tile < kWgmmaEnd) {
         lc_matmul_args hopper = *a;
         hopper.tile = a->tile == kChoose ? 0 : a->tile - kWgmma + 1;

@@ -18,6 +18,7 @@
 //            reads 80 bytes of shared memory a cycle, of 128; L2 sends each block 16 KiB of A and 16 of B a stage, 32 a cycle.
 // checked    tests/ops/matmul.rs against tools/golden/matmul.py, tests/kernels/hopper.cu
 #include "matmul_wgmma.h"
+#include "device/matmul.cuh"
 #include "device/sm90/matmul_ring.cuh"
 
 #ifndef LC_FP32
@@ -46,25 +47,14 @@ LC_API lc_status LC(matmul_wgmma)(const lc_matmul_args* a, lc_stream stream) {
 #ifdef __CUDACC__
     LC_REQUIRE(this_gpu().architecture == 90, LC_UNSUPPORTED);
 #endif
-    LC_REQUIRE(a->layout == LC_NT || a->layout == LC_NN, LC_UNSUPPORTED);
-    LC_REQUIRE(a->M > 0 && a->n_slices == 1 && a->n_outputs >= 1 && a->n_outputs <= LC_MAX_OUTPUTS, LC_BAD_SHAPE);
+    LC_TRY(matmul_fault(*a));
+    LC_REQUIRE((a->layout == LC_NT || a->layout == LC_NN) && a->n_slices == 1, LC_UNSUPPORTED);
     RingArgs ring = {};
     ring.n_outputs = a->n_outputs, ring.M = a->M, ring.add = a->write == LC_ADD, ring.alpha = a->alpha;
-    for (int o = 0; o < a->n_outputs; o++) {
-        const lc_matmul_output& out = a->output[o];
-        LC_REQUIRE(out.N > 0 && out.N % 8 == 0 && out.ldy % 8 == 0 && out.ldy >= out.N, LC_BAD_SHAPE);
-        LC_REQUIRE((out.y != nullptr) != (out.y32 != nullptr), LC_UNSUPPORTED);
-        LC_REQUIRE(aligned16(out.y, out.y32), LC_MISALIGNED);
-        ring.output[o] = out;
-        LC_REQUIRE(out.n_segments > 0 && out.first_segment >= 0, LC_BAD_SHAPE);
-        LC_REQUIRE(out.first_segment + out.n_segments <= LC_MAX_SEGMENTS, LC_BAD_SHAPE);
-        for (int i = out.first_segment; i < out.first_segment + out.n_segments; i++) {
-            const lc_matmul_segment& s = a->segment[i];
-            LC_REQUIRE(s.K > 0 && s.K % 8 == 0 && s.lda % 8 == 0 && s.lda >= s.K, LC_BAD_SHAPE);
-            LC_REQUIRE(s.ldb % 8 == 0 && s.ldb >= (a->layout == LC_NT ? s.K : out.N), LC_BAD_SHAPE);
-            LC_REQUIRE(aligned16(s.a, s.b), LC_MISALIGNED);
-            ring.segment[i] = RingSegment{s.a, s.b, nullptr, nullptr, s.K, s.lda, s.ldb};
-        }
+    for (int o = 0; o < a->n_outputs; o++) ring.output[o] = a->output[o];
+    for (int i = 0; i < LC_MAX_SEGMENTS; i++) {
+        const lc_matmul_segment& s = a->segment[i];
+        ring.segment[i] = RingSegment{s.a, s.b, nullptr, nullptr, s.K, s.lda, s.ldb};
     }
     return a->layout == LC_NT ? run_by_waves<LC_NT>(ring, a->tile, stream) : run_by_waves<LC_NN>(ring, a->tile, stream);
 #endif

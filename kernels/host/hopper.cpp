@@ -139,16 +139,6 @@ void each_unit(const WarpgroupCall& call, bool a_in_registers, Each each) {
 }
 }  // namespace
 
-// The same in e4m3: what was read as 16-bit elements is pairs of bytes.
-static void fp8_product(const WarpgroupCall& call, float* const* acc, const uint16_t* a, const uint16_t* b) {
-    for (int j = 0; j < call.nt; j += kMaxN / 8) {
-        const int nt = call.nt - j < kMaxN / 8 ? call.nt - j : kMaxN / 8;
-        float* part[32];
-        for (int l = 0; l < 32; l++) part[l] = acc[l] + j * 4;
-        fp8_leaf_tile(Fp8Call{1, nt, call.ks, (const uint8_t*)a, 2 * kLdA, (const uint8_t*)(b + j * 8 * ldb(call)), 2 * ldb(call)}, part);
-    }
-}
-
 void each_read(const WarpgroupCall& call, bool a_in_registers, void (*each)(uint32_t at, const void* pc)) {
     each_unit(call, a_in_registers, [&](uint32_t at, bool, uint32_t) { each(at, call.pc); });
 }
@@ -157,14 +147,15 @@ void warpgroup_product(const WarpgroupCall& call, float* const* acc, const void*
     static __thread uint16_t a[16 * kLdA], b[kMaxColumns * (kMaxSteps * 16 + 8)];
     const char* smem = block->smem;
     each_unit(call, a_regs, [&](uint32_t at, bool of_a, uint32_t to) { memcpy((of_a ? a : b) + to, smem + at, 16); });
-    if (call.e4m3) return fp8_product(call, acc, a, b);
     for (int j = 0; j < call.nt; j += kMaxN / 8) {
         const int nt = call.nt - j < kMaxN / 8 ? call.nt - j : kMaxN / 8;
         float* part[32];
         for (int l = 0; l < 32; l++) part[l] = acc[l] + j * 4;
         const uint16_t* from = b + (call.b_cols ? j * 8 : j * 8 * ldb(call));
-        const MmaCall tile{1, nt, call.ks, false, call.b_cols, a_regs ? nullptr : a, kLdA, from, ldb(call), 2};
-        leaf_tile(tile, part, a_regs);
+        if (call.e4m3) // what was read as 16-bit elements is pairs of bytes
+            fp8_leaf_tile({1, nt, call.ks, (const uint8_t*)a, 2 * kLdA, (const uint8_t*)from, 2 * ldb(call)}, part);
+        else
+            leaf_tile({1, nt, call.ks, false, call.b_cols, a_regs ? nullptr : a, kLdA, from, ldb(call), 2}, part, a_regs);
     }
 }
 }  // namespace lc_host

@@ -68,7 +68,9 @@ static inline void ldmatrix_any(uint32_t (&r)[4], const void* row, bool trans) {
 }
 static inline void ldmatrix_x4(uint32_t (&r)[4], const void* row) { ldmatrix_any(r, row, false); }
 static inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row) { ldmatrix_any(r, row, true); }
-static inline void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+// One mma.sync of a warp: every lane deposits its registers, and `leaf` computes for all.
+template <class Leaf>
+static inline void mma_lanes(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Leaf leaf) {
     using namespace lc_host;
     Fiber* f = current;
     Warp* w = enter_warp(f);
@@ -82,7 +84,9 @@ static inline void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t 
     s.pointer[1][f->lane] = a;
     s.pointer[2][f->lane] = b;
     rendezvous(f, w, g, [&] {
-        mma_leaf((float* const*)s.pointer[0], (const uint32_t* const*)s.pointer[1],
-                 (const uint32_t* const*)s.pointer[2]);
+        leaf((float* const*)s.pointer[0], (const uint32_t* const*)s.pointer[1], (const uint32_t* const*)s.pointer[2]);
     });
+}
+static inline void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    mma_lanes(d, a, b0, b1, lc_host::mma_leaf);
 }

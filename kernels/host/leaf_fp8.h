@@ -33,20 +33,5 @@ LC_INLINE void warp_mma_fp8_fused(const Fp8Call& call, float* acc) {
 }  // namespace lc_host
 
 static inline void mma_m16n8k32_e4m3(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-    using namespace lc_host;
-    Fiber* f = current;
-    Warp* w = enter_warp(f);
-    uint32_t g = w->generation;
-    Slot& s = w->slot[g & 1];
-    uint32_t b[2] = {b0, b1};
-    LC_ESCAPE(d);
-    LC_ESCAPE(a);
-    LC_ESCAPE(b);
-    s.pointer[0][f->lane] = d;
-    s.pointer[1][f->lane] = a;
-    s.pointer[2][f->lane] = b;
-    rendezvous(f, w, g, [&] {
-        fp8_leaf((float* const*)s.pointer[0], (const uint32_t* const*)s.pointer[1],
-                 (const uint32_t* const*)s.pointer[2]);
-    });
+    mma_lanes(d, a, b0, b1, lc_host::fp8_leaf);
 }

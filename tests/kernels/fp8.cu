@@ -5,40 +5,9 @@
 #include "device/async_copy.cuh"
 #include "device/fp8.cuh"
 #include "device/mma_fp8.cuh"
-#include <stdio.h>
-#include <vector>
+#include "promises.h"
 
 namespace {
-// Global memory of a test; the checked build knows its size.
-template <class T>
-struct Global {
-    std::vector<T> v;
-    explicit Global(size_t n) : v(n) {
-#if LC_CHECKED
-        lc_check_register(v.data(), n * sizeof(T), "a test's buffer");
-#endif
-    }
-    Global(const Global&) = delete;
-    ~Global() {
-#if LC_CHECKED
-        lc_check_unregister(v.data());
-#endif
-    }
-    T* p() { return v.data(); }
-};
-
-#define EXPECT(condition, ...)                                              \
-    do {                                                                    \
-        if (!(condition)) {                                                 \
-            fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #condition); \
-            fprintf(stderr, __VA_ARGS__);                                   \
-            fputc('\n', stderr);                                            \
-            return false;                                                   \
-        }                                                                   \
-    } while (0)
-#define RUN(...) EXPECT((__VA_ARGS__).code == LC_OK, "the launch failed")
-
-uint32_t next_random(uint32_t& state) { return state = state * 1664525u + 1013904223u, state >> 16; }
 
 // S.EEEE.MMM with bias 7, subnormals at E = 0, and NaN at S.1111.111.
 double value_of(int code) {
@@ -84,7 +53,7 @@ bool the_table_holds_every_value() {
     return true;
 }
 
-uint8_t small_integer(uint32_t& state) { return (uint8_t)code_of((float)((int)(next_random(state) % 9) - 4)); }
+uint8_t small_code(uint32_t& state) { return (uint8_t)code_of(small_integer(state)); }
 
 __global__ void one_mma(const uint32_t* a, const uint32_t* b, const float* c, float* d) {
     const int l = threadIdx.x;
@@ -100,9 +69,9 @@ bool mma_follows_the_manual() {
     uint8_t A[16][32], B[32][8];
     float C[16][8];
     for (auto& row : A)
-        for (uint8_t& x : row) x = small_integer(state);
+        for (uint8_t& x : row) x = small_code(state);
     for (auto& row : B)
-        for (uint8_t& x : row) x = small_integer(state);
+        for (uint8_t& x : row) x = small_code(state);
     for (auto& row : C)
         for (float& x : row) x = (float)(next_random(state) % 100);
     Global<uint32_t> a(128), b(64);
@@ -165,8 +134,8 @@ bool product_is_exact() {
     constexpr int M = MT * 16, N = NT * 8, K = KS * 32;
     uint32_t state = 7;
     Global<uint8_t> a(M * K), b(N * K);
-    for (uint8_t& x : a.v) x = small_integer(state);
-    for (uint8_t& x : b.v) x = small_integer(state);
+    for (uint8_t& x : a.v) x = small_code(state);
+    for (uint8_t& x : b.v) x = small_code(state);
     Global<float> fused(M * N), steps(M * N);
     const size_t smem = arena_bytes<uint8_t>(M * (K + 16)) + arena_bytes<uint8_t>(N * (K + 16));
     const uint8_t *pa = a.p(), *pb = b.p();
@@ -188,10 +157,6 @@ bool warp_mma_fp8_equals_the_triple_loop() {
 }
 #endif
 
-struct Promise {
-    const char* text;
-    bool (*holds)();
-};
 const Promise kPromises[] = {
     {"rounding to e4m3 takes the nearest, on a tie the even", rounding_to_e4m3_takes_the_nearest_and_on_a_tie_the_even},
 #ifndef LC_FP32
@@ -202,9 +167,6 @@ const Promise kPromises[] = {
 };
 }  // namespace
 
-// Runs promise i and says what it is: 1 held, 0 broken, -1 there is no promise i.
 LC_API int32_t LC(fp8_promise)(int32_t i, const char** text) {
-    if (i < 0 || i >= (int32_t)(sizeof kPromises / sizeof *kPromises)) return -1;
-    *text = kPromises[i].text;
-    return kPromises[i].holds();
+    return run_promise(kPromises, i, text);
 }

@@ -4,41 +4,10 @@
 // layouts are transcribed from the PTX manual (tensor maps, CU_TENSOR_MAP_SWIZZLE_128B; wgmma, m64nNk16), not from the
 // machine's code; products use small integers, so every order of summation is exact.
 #include "device/sm90/wgmma.cuh"
-#include <stdio.h>
-#include <vector>
+#include "promises.h"
 
 #ifndef LC_FP32
 namespace {
-template <class T>
-struct Global {
-    std::vector<T> v;
-    explicit Global(size_t n, T fill = T()) : v(n, fill) {
-#if LC_CHECKED
-        lc_check_register(v.data(), n * sizeof(T), "a test's buffer");
-#endif
-    }
-    Global(const Global&) = delete;
-    ~Global() {
-#if LC_CHECKED
-        lc_check_unregister(v.data());
-#endif
-    }
-    T* p() { return v.data(); }
-};
-#define EXPECT(condition, ...)                                              \
-    do {                                                                    \
-        if (!(condition)) {                                                 \
-            fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #condition); \
-            fprintf(stderr, __VA_ARGS__);                                   \
-            fputc('\n', stderr);                                            \
-            return false;                                                   \
-        }                                                                   \
-    } while (0)
-#define RUN(...) EXPECT((__VA_ARGS__).code == LC_OK, "the launch failed")
-
-uint32_t next_random(uint32_t& state) { return state = state * 1664525u + 1013904223u, state >> 16; }
-act small_integer(uint32_t& state) { return from_f((float)((int)(next_random(state) % 9) - 4)); }
-
 // ---- bulk copies ----------------------------------------------------------------------------------------------------
 // One box of 16 rows; the block's threads then say what lies where.
 __global__ void one_box(TensorMap map, int inner, int outer, uint16_t* out) {
@@ -203,8 +172,8 @@ bool product_is_right() {
     Global<act> a(64 * 64), b(64 * N);
     Global<float> out(64 * N);
     uint32_t state = NT;
-    for (act& v : a.v) v = small_integer(state);
-    for (act& v : b.v) v = small_integer(state);
+    for (act& v : a.v) v = from_f(small_integer(state));
+    for (act& v : b.v) v = from_f(small_integer(state));
     TensorMap map_a, map_b;
     RUN(make_tensor_map(&map_a, a.p(), 64, 64, 64, 64));
     if (B == Major::kRows)
@@ -231,10 +200,6 @@ bool products_of_a_warpgroup_equal_the_triple_loop() {
            product_is_right<Major::kRows, 8, true>() && product_is_right<Major::kCols, 16, true>();
 }
 
-struct Promise {
-    const char* text;
-    bool (*holds)();
-};
 const Promise kPromises[] = {
     {"a bulk copy swizzles, and fills with zeros", a_bulk_copy_swizzles_and_fills_with_zeros},
     {"blocks of a cluster send to each other", blocks_of_a_cluster_send_to_each_other},
@@ -244,8 +209,6 @@ const Promise kPromises[] = {
 }  // namespace
 
 LC_API int32_t LC(hopper_promise)(int32_t i, const char** text) {
-    if (i < 0 || i >= (int32_t)(sizeof kPromises / sizeof *kPromises)) return -1;
-    *text = kPromises[i].text;
-    return kPromises[i].holds();
+    return run_promise(kPromises, i, text);
 }
 #endif

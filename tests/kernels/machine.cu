@@ -7,42 +7,9 @@
 #include "device/async_copy.cuh"
 #include "device/mma.cuh"
 #include "device/reduce.cuh"
-#include <stdio.h>
-#include <vector>
+#include "promises.h"
 
 namespace {
-// Global memory of a test; the checked build knows its size.
-template <class T>
-struct Global {
-    std::vector<T> v;
-    explicit Global(size_t n, T fill = T()) : v(n, fill) {
-#if LC_CHECKED
-        lc_check_register(v.data(), n * sizeof(T), "a test's buffer");
-#endif
-    }
-    Global(const Global&) = delete;
-    ~Global() {
-#if LC_CHECKED
-        lc_check_unregister(v.data());
-#endif
-    }
-    T* p() { return v.data(); }
-};
-
-uint32_t next_random(uint32_t& state) { return state = state * 1664525u + 1013904223u, state >> 16; }
-float small_integer(uint32_t& state) { return (float)((int)(next_random(state) % 9) - 4); }
-
-#define EXPECT(condition, ...)                                              \
-    do {                                                                    \
-        if (!(condition)) {                                                 \
-            fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #condition); \
-            fprintf(stderr, __VA_ARGS__);                                   \
-            fputc('\n', stderr);                                            \
-            return false;                                                   \
-        }                                                                   \
-    } while (0)
-#define RUN(...) EXPECT((__VA_ARGS__).code == LC_OK, "the launch failed")
-
 // ---- fragments ------------------------------------------------------------------------------------------------------
 __global__ void load_matrices(const uint16_t* in, uint32_t* out, bool trans) {
     SHARED(uint16_t, s, 4 * 64);
@@ -507,10 +474,6 @@ bool fast_exp_is_near_exp() {
     return true;
 }
 
-struct Promise {
-    const char* text;
-    bool (*holds)();
-};
 const Promise kPromises[] = {
     {"ldmatrix follows the manual", ldmatrix_follows_the_manual},
     {"mma.sync follows the manual", mma_follows_the_manual},
@@ -531,9 +494,6 @@ const Promise kPromises[] = {
 };
 }  // namespace
 
-// Runs promise i and says what it is: 1 held, 0 broken, -1 there is no promise i.
 LC_API int32_t LC(machine_promise)(int32_t i, const char** text) {
-    if (i < 0 || i >= (int32_t)(sizeof kPromises / sizeof *kPromises)) return -1;
-    *text = kPromises[i].text;
-    return kPromises[i].holds();
+    return run_promise(kPromises, i, text);
 }

@@ -13,7 +13,7 @@ use std::rc::Rc;
 const N_LAYERS: usize = 3;
 
 /// [r, n] with zero rows below, or [n, r] with zero columns to the right: up to the padded rank.
-pub(super) fn padded(values: &[f32], rows: usize, columns: usize, to_rows: usize, to_columns: usize) -> Vec<f32> {
+fn padded(values: &[f32], rows: usize, columns: usize, to_rows: usize, to_columns: usize) -> Vec<f32> {
     let mut out = vec![0.0; to_rows * to_columns];
     for r in 0..rows {
         out[r * to_columns..][..columns].copy_from_slice(&values[r * columns..][..columns]);
@@ -21,32 +21,35 @@ pub(super) fn padded(values: &[f32], rows: usize, columns: usize, to_rows: usize
     out
 }
 
-pub(super) fn param(device: &Device, name: &str, shape: &[usize], values: &[f32]) -> Param {
+fn param(device: &Device, name: &str, shape: &[usize], values: &[f32]) -> Param {
     let value = device.upload(name, device.act(), shape, values).unwrap();
     // NaN: a gradient that is added to before it was ever set shows.
     let grad = device.upload("gradient", DType::F32, shape, &vec![f32::NAN; values.len()]).unwrap();
     Param::new(name, value, grad)
 }
 
+/// LoRA of the golden's layer i, its rank padded.
+pub(super) fn lora(device: &Device, golden: &Golden, case: &str, i: usize) -> Lora {
+    let (a, b) = (format!("a{i}"), format!("b{i}"));
+    let ([rank, n_in], [n_out, _]) = (golden.shape(case, &a), golden.shape(case, &b)) else { panic!("two axes") };
+    let r = padded_rank(*rank);
+    Lora {
+        a: param(device, &a, &[r, *n_in], &padded(&golden.floats(case, &a), *rank, *n_in, r, *n_in)),
+        b: param(device, &b, &[*n_out, r], &padded(&golden.floats(case, &b), *n_out, *rank, *n_out, r)),
+        rank: *rank,
+        scale: golden.floats(case, "scale")[0],
+    }
+}
+
 /// The golden's layers; the base in NF4 or, decoded, dense.
 fn layers(device: &Device, golden: &Golden, case: &str, dense: bool) -> Vec<Linear> {
     let map = nested_map_on(device).unwrap();
-    let scale = golden.floats(case, "scale")[0];
     let decoder = Rc::new(RefCell::new(Decoder::new(device, 1 << 20).unwrap()));
     let layer = |i: usize| {
-        let (a, b) = (format!("a{i}"), format!("b{i}"));
-        let ([rank, n_in], [n_out, _]) = (golden.shape(case, &a), golden.shape(case, &b)) else { panic!("two axes") };
-        let r = padded_rank(*rank);
-        let lora = Lora {
-            a: param(device, &a, &[r, *n_in], &padded(&golden.floats(case, &a), *rank, *n_in, r, *n_in)),
-            b: param(device, &b, &[*n_out, r], &padded(&golden.floats(case, &b), *n_out, *rank, *n_out, r)),
-            rank: *rank,
-            scale,
-        };
         let w = golden.upload(device, case, &format!("w{i}"), DType::F32);
         let w = Nf4Weight::quantize(&w, Some(&map)).unwrap();
         let w = if dense { Weight::Dense(w.dequantize("w").unwrap()) } else { Weight::Nf4(w, decoder.clone()) };
-        Linear::new(format!("layer{i}"), w, Some(lora)).unwrap()
+        Linear::new(format!("layer{i}"), w, Some(lora(device, golden, case, i))).unwrap()
     };
     (0..N_LAYERS).map(layer).collect()
 }

@@ -1,12 +1,12 @@
 //! Linears whose frozen products are in e4m3 against tools/golden/linear_fp8.py, and against themselves in another order.
 
-use super::linear::{padded, param, run, unpadded};
+use super::linear::{lora, run, unpadded};
 use crate::common::{Golden, for_each_device};
 use llamacare::device::{DType, Device, Tensor};
 use llamacare::ops::decoder::Decoder;
 use llamacare::ops::dropout::Dropout;
 use llamacare::ops::fp8::Fp8Scales;
-use llamacare::ops::linear::{Linear, Lora, Outputs, Through, Weight, linear, padded_rank};
+use llamacare::ops::linear::{Linear, Lora, Outputs, Through, Weight, linear};
 use llamacare::ops::nf4::{Nf4Weight, nested_map_on};
 use llamacare::tape::Tape;
 use std::cell::RefCell;
@@ -17,24 +17,14 @@ const N_LAYERS: usize = 3;
 /// The golden's layers; those of `dense` multiplied in the storage type.
 fn layers(device: &Device, golden: &Golden, case: &str, dense: &[usize]) -> Vec<Linear> {
     let map = nested_map_on(device).unwrap();
-    let scale = golden.floats(case, "scale")[0];
     let decoder = Rc::new(RefCell::new(Decoder::of(device, DType::U8, 1 << 20).unwrap()));
     let layer = |i: usize| {
-        let (a, b) = (format!("a{i}"), format!("b{i}"));
-        let ([rank, n_in], [n_out, _]) = (golden.shape(case, &a), golden.shape(case, &b)) else { panic!("two axes") };
-        let r = padded_rank(*rank);
-        let lora = Lora {
-            a: param(device, &a, &[r, *n_in], &padded(&golden.floats(case, &a), *rank, *n_in, r, *n_in)),
-            b: param(device, &b, &[*n_out, r], &padded(&golden.floats(case, &b), *n_out, *rank, *n_out, r)),
-            rank: *rank,
-            scale,
-        };
         let w = Nf4Weight::quantize(&golden.upload(device, case, &format!("w{i}"), DType::F32), Some(&map)).unwrap();
         let weight = match dense.contains(&i) {
             true => Weight::Dense(w.dequantize("w").unwrap()),
             false => Weight::Fp8(w.clone(), Fp8Scales::of(&w).unwrap(), decoder.clone()),
         };
-        Linear::new(format!("layer{i}"), weight, Some(lora)).unwrap()
+        Linear::new(format!("layer{i}"), weight, Some(lora(device, golden, case, i))).unwrap()
     };
     (0..N_LAYERS).map(layer).collect()
 }

@@ -4,10 +4,6 @@ use super::{has_extension, none, texts};
 
 const LIMIT: usize = 500;
 
-/// Longer files, and why.
-const LONGER: [(&str, usize, &str); 1] =
-    [("tests/kernels/machine.cu", 540, "one list: every promise of the machine, each a few lines")];
-
 #[test]
 fn files_are_short() {
     let mut faults = Vec::new();
@@ -16,13 +12,9 @@ fn files_are_short() {
         if !has_extension(path, &["rs", "cu", "cuh", "h", "cpp", "py", "sh"]) || path.starts_with("src/ffi/bindings/") {
             continue;
         }
-        let limit = LONGER.iter().find(|(file, ..)| *file == path).map_or(LIMIT, |(_, limit, _)| *limit);
         let n = text.lines().count();
-        if n > limit {
-            faults.push(format!("{path}: {n} lines, {limit} at most"));
-        }
-        if limit > LIMIT && n <= LIMIT {
-            faults.push(format!("{path} is short again: strike the exception"));
+        if n > LIMIT {
+            faults.push(format!("{path}: {n} lines, {LIMIT} at most"));
         }
     }
     none("one idea a file", faults);
