@@ -6,6 +6,7 @@
 mod error;
 
 pub mod bytes;
+pub mod chat;
 pub mod checkpoint;
 pub mod cli;
 pub mod convert;
@@ -20,6 +21,8 @@ pub mod model;
 pub mod nf4;
 pub mod ops;
 pub mod report;
+pub mod serve;
+pub mod subject;
 pub mod table;
 pub mod tape;
 pub mod train;

@@ -7,6 +7,6 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let command = Evaluate::parse();
-    let threads = command.threads;
+    let threads = command.which.threads;
     exit::run(move || ffi::set_threads(threads, || evaluate::run(&command)))
 }

@@ -4,9 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Parser, ValueEnum};
 
-use super::options::{ComputeType, Quant};
-use crate::bytes;
-use crate::data::Layout;
+use super::which::Which;
 
 /// Says how good a model is: on the same questions the written answer, the labels' log-probability and the ECI head, side by side.
 ///
@@ -15,12 +13,9 @@ use crate::data::Layout;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "evaluate", version, group = ArgGroup::new("what").multiple(false))]
 pub struct Evaluate {
-    /// Folder of an adapter, as finetune or PEFT writes it
-    #[arg(long, value_name = "DIR")]
-    pub adapter: Option<PathBuf>,
-    /// Folder of the base model [default: the base of the adapter's run]
-    #[arg(long, value_name = "DIR")]
-    pub model: Option<PathBuf>,
+    /// The model.
+    #[command(flatten)]
+    pub which: Which,
     /// File of questions with their labels; again for another [default: the test rows of the adapter's run]
     #[arg(long, value_name = "FILE")]
     pub data: Vec<PathBuf>,
@@ -58,15 +53,6 @@ pub struct Evaluate {
     #[arg(long, conflicts_with = "quant")]
     pub quantisation_check: bool,
 
-    /// Template of a base, or of an adapter that was not made by finetune [default: three_step]
-    #[arg(long, value_name = "FILE", help_heading = "Prompt")]
-    pub template: Option<String>,
-    /// How turns are laid out [default: plain]
-    #[arg(long, value_name = "LAYOUT", help_heading = "Prompt")]
-    pub layout: Option<Layout>,
-    /// What the assistant is told to be [default: nothing]
-    #[arg(long, value_name = "TEXT", help_heading = "Prompt")]
-    pub system: Option<String>,
     /// Rows shown with their answers before each question
     #[arg(long, value_name = "N", help_heading = "Prompt", requires = "shots_from")]
     pub shots: Option<usize>,
@@ -111,24 +97,6 @@ pub struct Evaluate {
     #[arg(long, help_heading = "Rating by people")]
     pub allow_missing: bool,
 
-    /// How the base's linear layers are stored [default: as in the adapter's run, else nf4]
-    #[arg(long, value_name = "KIND", help_heading = "Machine")]
-    pub quant: Option<Quant>,
-    /// auto, cpu, cuda or cuda:N
-    #[arg(long, value_name = "DEVICE", default_value = "auto", help_heading = "Machine")]
-    pub device: String,
-    /// bf16, fp32 (on the CPU) or fp8
-    #[arg(long, value_name = "TYPE", default_value = "bf16", help_heading = "Machine")]
-    pub compute: ComputeType,
-    /// Tokens of a pass
-    #[arg(long, value_name = "TOKENS", default_value_t = 2816, help_heading = "Machine", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(16..=65536))]
-    pub tokens: usize,
-    /// Device memory that may be used
-    #[arg(long, value_name = "MEMORY", default_value = "24GiB", value_parser = memory, help_heading = "Machine")]
-    pub budget: usize,
-    /// CPU threads; 0: one per core
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Machine")]
-    pub threads: usize,
     /// Seed of everything random: shots, resampling, sheets
     #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Machine")]
     pub seed: u64,
@@ -151,10 +119,6 @@ pub enum ReadingName {
     Eci,
 }
 
-fn memory(text: &str) -> Result<usize, String> {
-    bytes::parse("--budget", text).map_err(|e| e.to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,7 +131,7 @@ mod tests {
     #[test]
     fn defaults_read_everything() {
         let typed = parse("--adapter a").unwrap();
-        assert_eq!((typed.rows, typed.new_tokens, typed.tokens, typed.budget), (0, 256, 2816, 24 << 30));
+        assert_eq!((typed.rows, typed.new_tokens, typed.which.tokens, typed.which.budget), (0, 256, 2816, 24 << 30));
         assert!(typed.readings.is_empty() && typed.ablate.is_none() && !typed.strict);
         Evaluate::command().debug_assert();
     }

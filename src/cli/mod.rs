@@ -17,6 +17,7 @@ pub mod options;
 pub mod recipe;
 pub mod sections;
 mod stages;
+pub mod which;
 
 pub use config::RunConfig;
 pub use finetune::{Finetune, Start};

@@ -13,6 +13,7 @@ use std::path::Path;
 use tokenizers::Tokenizer;
 
 use super::layout::Turns;
+use super::stream::TextStream;
 use crate::{Error, Result, bail_input};
 
 /// Text to ids and back, for one model.
@@ -95,6 +96,11 @@ impl TextTokenizer {
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         let shown: Vec<u32> = ids.iter().copied().filter(|id| !self.special.contains(id)).collect();
         self.tokenizer.decode(&shown, false).map_err(|e| Error::Input(format!("ids that do not decode: {e}")))
+    }
+
+    /// Ids as text while they come.
+    pub fn stream(&self) -> TextStream<'_> {
+        TextStream::new(self)
     }
 
     /// The id that begins every row.

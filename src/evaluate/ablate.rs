@@ -10,13 +10,15 @@ use crate::cli::config::RunConfig;
 use crate::cli::evaluate::Evaluate;
 use crate::cli::nearest::nearest;
 use crate::cli::options::{EciKind, Options};
+use crate::cli::which::Which;
 use crate::cli::{Start, file};
 use crate::eval::metrics::wilson;
 use crate::eval::{Evaluation, Reading, Scores, score};
+use crate::evaluate::TEMPLATE;
 use crate::evaluate::ask::{evaluate, write_answers};
 use crate::evaluate::put_typed;
 use crate::evaluate::questions::Asked;
-use crate::evaluate::subject::Subject;
+use crate::subject::Subject;
 use crate::table::Table;
 use crate::train::prepare::open_device;
 use crate::{Error, Result, bail_input};
@@ -167,12 +169,13 @@ pub(super) fn train_and_ask(typed: &Evaluate, config: &RunConfig, name: &str) ->
         quiet: true,
     };
     crate::train::finetune(&start)?;
-    let asked_of =
-        Evaluate { adapter: Some(config.output.dir.clone()), data: Vec::new(), quiet: true, ..typed.clone() };
-    let subject = Subject::open(&asked_of)?;
+    let which = Which { adapter: Some(config.output.dir.clone()), ..typed.which.clone() };
+    let asked_of = Evaluate { which, data: Vec::new(), quiet: true, ..typed.clone() };
+    let subject = Subject::open(&asked_of.which, TEMPLATE)?;
     let asked = Asked::prepare(&asked_of, &subject)?;
-    let device = open_device(&typed.device, typed.compute)?;
-    let limits = Evaluate { new_tokens: config.eval.new_tokens, tokens: config.train.tokens, ..asked_of };
+    let device = open_device(&typed.which.device, typed.which.compute)?;
+    let which = Which { tokens: config.train.tokens, ..asked_of.which.clone() };
+    let limits = Evaluate { which, new_tokens: config.eval.new_tokens, ..asked_of };
     let evaluation = evaluate(&limits, &subject, &asked, &device, subject.quant())?;
     write_answers(&config.output.dir, &evaluation.answers)?;
     Ok(evaluation)

@@ -11,12 +11,13 @@ use crate::data::{Room, pack};
 use crate::device::Device;
 use crate::eval::{self, Answer, Limits, Metric, Quantisation, Questions, Reading, Scores, signatures};
 use crate::eval::{Evaluate, Evaluation};
+use crate::evaluate::TEMPLATE;
 use crate::evaluate::harness;
 use crate::evaluate::questions::Asked;
-use crate::evaluate::subject::{Loaded, Subject};
 use crate::generate::{Greedy, generate};
 use crate::model::Batch;
 use crate::report::EvaluationReport;
+use crate::subject::{Loaded, Subject};
 use crate::train::prepare::{compute, open_device};
 use crate::{Error, Result, bail_input, bytes};
 
@@ -32,12 +33,12 @@ pub(super) fn run(typed: &Typed) -> Result<()> {
             dir.display()
         );
     }
-    let subject = Subject::open(typed)?;
+    let subject = Subject::open(&typed.which, TEMPLATE)?;
     if typed.harness {
         return harness::run(typed, &subject);
     }
     let asked = Asked::prepare(typed, &subject)?;
-    let device = open_device(&typed.device, typed.compute)?;
+    let device = open_device(&typed.which.device, typed.which.compute)?;
     let (evaluation, quantisation) = match typed.quantisation_check {
         false => (evaluate(typed, &subject, &asked, &device, subject.quant())?, None),
         true => {
@@ -110,9 +111,9 @@ fn report(
 fn settings(typed: &Typed, subject: &Subject, device: &Device) -> Vec<(String, String)> {
     [
         ("base stored as", format!("{:?}", subject.quant()).to_lowercase()),
-        ("compute", typed.compute.name().to_string()),
+        ("compute", typed.which.compute.name().to_string()),
         ("new tokens at most", typed.new_tokens.to_string()),
-        ("tokens of a pass", typed.tokens.to_string()),
+        ("tokens of a pass", typed.which.tokens.to_string()),
         ("seed", typed.seed.to_string()),
         ("peak memory", bytes::readable(device.peak_bytes())),
     ]
@@ -147,7 +148,7 @@ pub(super) fn evaluate(
 ) -> Result<Evaluation> {
     let readings = readings(typed, subject)?;
     let max_new = if readings.contains(&Reading::Text) { typed.new_tokens } else { 0 };
-    let room = Room::of_tokens(typed.tokens);
+    let room = Room::of_tokens(typed.which.tokens);
     let group_tokens = group_tokens(typed, subject, asked, device, quant, max_new)?;
     let Loaded { model, heads, .. } = &subject.load(device, quant)?;
     let heads = if readings.contains(&Reading::Eci) { heads.as_slice() } else { &[] };
@@ -186,11 +187,11 @@ fn group_tokens(
 ) -> Result<usize> {
     let prompts: Vec<&[u32]> = asked.rows.iter().map(|row| &row.ids[..row.n_prompt]).collect();
     let longest = prompts.iter().map(|prompt| prompt.len() + max_new).max().unwrap_or(0);
-    let mut tokens = (typed.tokens * 4).max(longest);
-    let largest = pack(&asked.rows, Room::of_tokens(typed.tokens), 0, 0)?.into_iter().max_by_key(|m| m.ids.len());
+    let mut tokens = (typed.which.tokens * 4).max(longest);
+    let largest = pack(&asked.rows, Room::of_tokens(typed.which.tokens), 0, 0)?.into_iter().max_by_key(|m| m.ids.len());
     let largest = largest.as_ref().map(Batch::new);
     loop {
-        let paper = Device::paper(compute(typed.compute), device.is_cuda());
+        let paper = Device::paper(compute(typed.which.compute), device.is_cuda());
         let loaded = subject.load(&paper, quant)?;
         let whole = eval::Subject { model: &loaded.model, heads: &loaded.heads, device: &paper };
         if let Some(batch) = &largest {
@@ -202,7 +203,7 @@ fn group_tokens(
             generate(&loaded.model, &paper, &prompts, &greedy, |_| ())?;
         }
         let peak = paper.peak_bytes();
-        if peak <= typed.budget {
+        if peak <= typed.which.budget {
             return Ok(tokens);
         }
         if tokens == longest {
@@ -210,7 +211,7 @@ fn group_tokens(
                 "asking needs {} of device memory even question by question, the budget is {}; lower --tokens or --new-tokens, or \
                  raise --budget",
                 bytes::readable(peak),
-                bytes::readable(typed.budget)
+                bytes::readable(typed.which.budget)
             );
         }
         tokens = (tokens / 2).max(longest);
@@ -230,7 +231,7 @@ fn quantisation_check(
             subject.folder.dir().display()
         );
     }
-    let full_name = if typed.compute == ComputeType::Fp32 { "fp32" } else { "bf16" };
+    let full_name = if typed.which.compute == ComputeType::Fp32 { "fp32" } else { "bf16" };
     let full = evaluate(typed, subject, asked, device, Quant::None)?;
     let quantised = evaluate(typed, subject, asked, device, Quant::Nf4)?;
     // Of the readings the one that is always there and never unclear.

@@ -47,11 +47,11 @@ pub(super) fn run(typed: &Typed, name: &str) -> Result<()> {
 }
 
 fn options(typed: &Typed) -> Result<ExperimentOptions> {
-    if typed.compute == ComputeType::Fp8 {
+    if typed.which.compute == ComputeType::Fp8 {
         bail_input!("--compute fp8: this experiment has no frozen base; say bf16 or fp32");
     }
     Ok(ExperimentOptions {
-        device: open_device(&typed.device, typed.compute)?,
+        device: open_device(&typed.which.device, typed.which.compute)?,
         seed: typed.seed,
         quick: typed.quick,
         say: say(typed),
@@ -81,7 +81,7 @@ fn cost(typed: &Typed) -> Result<ExperimentReport> {
         lora: prepare::lora(&config),
         head,
         prompts,
-        open: &|| open_device(&typed.device, typed.compute),
+        open: &|| open_device(&typed.which.device, typed.which.compute),
         quick: typed.quick,
         say: say(typed),
     })

@@ -15,7 +15,7 @@ use crate::data::{Format, LabelSet, Record, TextTokenizer};
 use crate::eval::Subject as Model;
 use crate::eval::logprob::{Candidates, log_probabilities};
 use crate::evaluate::questions::{Found, find};
-use crate::evaluate::subject::Subject;
+use crate::subject::Subject;
 use crate::table::Table;
 use crate::train::prepare::open_device;
 use crate::{Result, bail_input};
@@ -72,10 +72,10 @@ pub(super) fn run(typed: &Evaluate, subject: &Subject) -> Result<()> {
     };
     let ask = |record: &Record| candidates(&subject.tokenizer, &task.prompt(record), &task.choices());
     let asked = records.iter().map(ask).collect::<Result<Vec<_>>>()?;
-    let device = open_device(&typed.device, typed.compute)?;
+    let device = open_device(&typed.which.device, typed.which.compute)?;
     let loaded = subject.load(&device, subject.quant())?;
     let model = Model { model: &loaded.model, heads: &[], device: &device };
-    let scores = log_probabilities(model, &asked, typed.tokens)?;
+    let scores = log_probabilities(model, &asked, typed.which.tokens)?;
     let (choices, n) = (task.choices(), records.len() as f64);
     let share = |by_length: bool| {
         let right = scores.iter().zip(&records).filter(|(scores, record)| {

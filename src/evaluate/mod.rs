@@ -10,11 +10,13 @@ mod harness;
 mod people;
 mod questions;
 mod readings;
-mod subject;
 
 use crate::Result;
 use crate::cli::evaluate::Evaluate;
 use crate::cli::options::Options;
+
+/// How a base is asked whose prompt nothing else says.
+const TEMPLATE: &str = "three_step";
 
 /// Does what was typed, and says what came of it on stdout.
 pub fn run(typed: &Evaluate) -> Result<()> {
@@ -36,9 +38,9 @@ pub fn run(typed: &Evaluate) -> Result<()> {
 
 /// Puts what was typed over the settings of a run that is trained or sized here: machine, base, steps where there are `steps`.
 fn put_typed(typed: &Evaluate, options: &mut Options, steps: Option<usize>) {
-    (options.machine.device, options.machine.compute) = (Some(typed.device.clone()), Some(typed.compute));
-    options.model.path = typed.model.clone().or(options.model.path.take());
-    options.model.quant = typed.quant.or(options.model.quant);
+    (options.machine.device, options.machine.compute) = (Some(typed.which.device.clone()), Some(typed.which.compute));
+    options.model.path = typed.which.model.clone().or(options.model.path.take());
+    options.model.quant = typed.which.quant.or(options.model.quant);
     if steps.is_some() {
         (options.train.steps, options.train.epochs) = (steps, Some(0.0));
     }

@@ -7,7 +7,7 @@ use crate::cli::evaluate::Evaluate;
 use crate::data::lint::{Kind, LintOptions, Linted, lint};
 use crate::data::{Format, LabelSet, OverLong, Prompt, Record, Tokenized, Tokenizing};
 use crate::data::{class_of, label_sets, leaked, load, read, row_hash, split_by_ids};
-use crate::evaluate::subject::Subject;
+use crate::subject::Subject;
 use crate::train::prepare;
 use crate::{Result, bail_input};
 
@@ -83,6 +83,9 @@ impl Asked {
         let sets = sets(subject.sets(), &records)?;
         leaks(typed, subject, &records, &mut notes)?;
         if let (Some(n), Some(path)) = (typed.shots, &typed.shots_from) {
+            if subject.brings_its_prompt() {
+                bail_input!("--shots: the adapter brings the prompt it was trained with; leave out --shots");
+            }
             let mut pool = load(path, None)?;
             let asked: HashSet<u64> = records.iter().map(row_hash).collect();
             pool.retain(|record| !asked.contains(&row_hash(record)));
@@ -94,7 +97,7 @@ impl Asked {
             prompt: &prompt,
             tokenizer: &subject.tokenizer,
             sets: &sets,
-            max_tokens: typed.tokens.min(subject.folder.config().max_positions),
+            max_tokens: typed.which.tokens.min(subject.folder.config().max_positions),
             // As in training, but that no question is left out.
             over_long: match subject.run().map(|run| run.data.over_long) {
                 Some(OverLong::Shorten) => OverLong::Shorten,

@@ -83,7 +83,8 @@ pub(super) fn run(typed: &Typed) -> Result<ExperimentReport> {
         (typed.seed..).take(n as usize).map(|seed| settings(typed, &base, &name, &place.dir, seed, alone)).collect()
     };
     let (joint, alone) = (configs(n_joint, false)?, configs(n_alone, true)?);
-    let (method, device) = (method(&joint[0], joint.len(), alone.len()), open_device(&typed.device, typed.compute)?);
+    let (method, device) =
+        (method(&joint[0], joint.len(), alone.len()), open_device(&typed.which.device, typed.which.compute)?);
     let rows = if typed.rows == 0 && typed.quick { QUICK_QUESTIONS } else { typed.rows };
     let typed = &Typed { rows, ..typed.clone() };
     let ask = |configs: Vec<RunConfig>| -> Result<Vec<Run>> {

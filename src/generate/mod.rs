@@ -1,5 +1,9 @@
-//! Text from the model: greedy decoding of many prompts at once.
+//! Text from the model: many requests at once on one model, token by token.
 
+mod engine;
 mod greedy;
+mod sampling;
 
+pub use engine::{Engine, Event, Finish, Request, Ticket};
 pub use greedy::{Greedy, generate, logits};
+pub use sampling::Sampling;

@@ -6,7 +6,7 @@ use super::{none, texts};
 use std::collections::BTreeSet;
 
 /// A room, and the rooms its files may use. From the bottom up; `error` is used by all.
-const ROOMS: [(&str, &[&str]); 20] = [
+const ROOMS: [(&str, &[&str]); 23] = [
     ("error", &[]),
     ("bytes", &[]),
     ("table", &[]),
@@ -44,6 +44,9 @@ const ROOMS: [(&str, &[&str]); 20] = [
     ),
     ("convert", &["cli", "model", "ops", "device", "checkpoint", "bytes", "nf4"]),
     ("verify", &["train", "generate", "model", "ops", "tape", "device", "checkpoint", "data"]),
+    ("subject", &["train", "cli", "model", "device", "checkpoint", "data"]),
+    ("chat", &["subject", "cli", "report", "generate", "model", "device", "data", "bytes", "table"]),
+    ("serve", &["chat", "subject", "cli", "generate", "model", "device", "data", "bytes", "table"]),
     (
         "experiment",
         &["train", "eval", "generate", "model", "ops", "tape", "device", "checkpoint", "data", "bytes", "table"],
@@ -52,6 +55,7 @@ const ROOMS: [(&str, &[&str]); 20] = [
         "evaluate",
         &[
             "experiment",
+            "subject",
             "train",
             "cli",
             "report",

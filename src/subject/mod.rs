@@ -2,111 +2,51 @@
 //! weights are loaded: an adapter of another base (by shape and by fingerprint), a head of another adapter or of another
 //! width, a prompt that this tokenizer encodes otherwise.
 
-use std::path::{Path, PathBuf};
+mod adapter;
 
-use sha2::{Digest, Sha256};
+pub use adapter::Adapter;
 
-use crate::checkpoint::{AdapterConfig, EciConfig, Heads, ModelFolder, NamedTensor, Provenance};
-use crate::checkpoint::{check_adapter, has_heads, load_adapter, load_heads};
+use crate::checkpoint::{EciConfig, ModelFolder, NamedTensor};
 use crate::cli::options::{ComputeType, Quant};
-use crate::cli::{RunConfig, evaluate::Evaluate, file, finetune::CONFIG_FILE};
-use crate::data::prompt::PROMPT_FILE;
+use crate::cli::{RunConfig, which::Which};
 use crate::data::{LabelSet, Prompt, Template, TextTokenizer};
 use crate::device::Device;
-use crate::model::{EciHead, Llama, LoraSpec, OptimiserStates, Params, Source};
+use crate::model::{EciHead, Llama, OptimiserStates, Params, Source};
 use crate::model::{load, put_adapter, put_head, tokenizer};
 use crate::train::prepare;
-use crate::{Error, Result, bail_input};
-
-/// An adapter's folder, read and checked by itself.
-pub(super) struct Adapter {
-    pub dir: PathBuf,
-    config: AdapterConfig,
-    tensors: Vec<NamedTensor>,
-    heads: Option<Heads>,
-    pub provenance: Option<Provenance>,
-    /// The settings of the run that made it, where it was one of ours.
-    pub run: Option<RunConfig>,
-}
-
-impl Adapter {
-    pub fn open(dir: &Path) -> Result<Adapter> {
-        let (config, tensors) = load_adapter(dir)?;
-        let heads = if has_heads(dir) { Some(load_heads(dir)?) } else { None };
-        if let Some(stated) = heads.as_ref().and_then(|heads| heads.adapter_sha256.as_ref()) {
-            let path = dir.join("adapter_model.safetensors");
-            let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
-            let found: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-            if found != *stated {
-                bail_input!(
-                    "{}: the ECI head was trained with another adapter_model.safetensors than the one beside it; put the two of \
-                     one run together",
-                    dir.display()
-                );
-            }
-        }
-        let settings = dir.join(CONFIG_FILE);
-        let run = match settings.is_file() {
-            false => None,
-            true => {
-                let name = settings.display().to_string();
-                Some(RunConfig::resolve(&Default::default(), &file::load(&name)?.0, &name)?)
-            }
-        };
-        Ok(Adapter { dir: dir.to_path_buf(), config, tensors, heads, provenance: Provenance::load(dir)?, run })
-    }
-
-    /// That it fits this base.
-    fn expect_base(&self, folder: &ModelFolder) -> Result<()> {
-        let dir = self.dir.display();
-        check_adapter(folder.config(), &self.config, &self.tensors)
-            .map_err(|e| Error::Input(format!("{dir} on {}: {e}", folder.dir().display())))?;
-        for (head, _) in self.heads() {
-            if head.hidden != folder.config().hidden {
-                bail_input!(
-                    "{dir}: the ECI head {} reads hidden states of {}, the base {} has {}; give the base it was trained on",
-                    head.name,
-                    head.hidden,
-                    folder.dir().display(),
-                    folder.config().hidden
-                );
-            }
-        }
-        self.provenance.as_ref().map_or(Ok(()), |provenance| provenance.expect_base(&self.dir, folder))
-    }
-
-    fn heads(&self) -> impl Iterator<Item = &(EciConfig, Vec<NamedTensor>)> {
-        self.heads.iter().flat_map(|heads| &heads.heads)
-    }
-
-    fn lora(&self) -> LoraSpec {
-        LoraSpec { rank: self.config.r, scale: self.config.scale(), targets: self.config.targets.clone() }
-    }
-}
+use crate::{Result, bail_input};
 
 /// Everything that is known before weights are loaded.
-pub(super) struct Subject {
+pub struct Subject {
+    /// The base.
     pub folder: ModelFolder,
+    /// The adapter, where there is one.
     pub adapter: Option<Adapter>,
+    /// The base's.
     pub tokenizer: TextTokenizer,
+    /// The adapter's own, or what was typed.
     pub prompt: Prompt,
     /// What could be decided in the adapter's training; empty where that is not known.
     sets: Vec<LabelSet>,
+    /// In which numbers it runs.
     pub compute: ComputeType,
     quant: Quant,
     double_quant: bool,
 }
 
 /// A model on a device, with its heads.
-pub(super) struct Loaded {
+pub struct Loaded {
+    /// The decoder, its adapter in it.
     pub model: Llama,
+    /// Its heads, in the order of [`Subject::sets`].
     pub heads: Vec<EciHead>,
     /// Holds the memory of adapter and heads.
     _params: Params,
 }
 
 impl Subject {
-    pub fn open(typed: &Evaluate) -> Result<Subject> {
+    /// Opens and checks what was typed. `template` is that of a base and of an adapter that brings no prompt, where none is typed.
+    pub fn open(typed: &Which, template: &str) -> Result<Subject> {
         let adapter = typed.adapter.as_deref().map(Adapter::open).transpose()?;
         let run = adapter.as_ref().and_then(|adapter| adapter.run.as_ref());
         let model = typed.model.clone().or_else(|| run.map(|run| run.model.path.clone()));
@@ -119,15 +59,12 @@ impl Subject {
             adapter.expect_base(&folder)?;
         }
         let tokenizer = tokenizer(folder.dir(), folder.config())?;
-        let stored =
-            adapter.as_ref().map(|adapter| adapter.dir.as_path()).filter(|dir| dir.join(PROMPT_FILE).is_file());
-        let (prompt, sets) = match stored {
+        let (prompt, sets) = match adapter.as_ref().and_then(Adapter::stored_prompt) {
             Some(dir) => {
                 let given = [
                     ("--template", typed.template.is_some()),
                     ("--layout", typed.layout.is_some()),
                     ("--system", typed.system.is_some()),
-                    ("--shots", typed.shots.is_some()),
                 ];
                 if let Some((flag, _)) = given.into_iter().find(|(_, given)| *given) {
                     bail_input!(
@@ -138,7 +75,7 @@ impl Subject {
                 Prompt::load(dir, &tokenizer)?
             }
             None => {
-                let name = typed.template.as_deref().unwrap_or("three_step");
+                let name = typed.template.as_deref().unwrap_or(template);
                 let layout = typed.layout.unwrap_or_default();
                 let system = typed.system.clone().unwrap_or_default();
                 (Prompt { layout, system, ..Prompt::plain(Template::named(name)?) }, Vec::new())
@@ -148,6 +85,11 @@ impl Subject {
         let quant = typed.quant.or(run.map(|run| run.model.quant)).unwrap_or_default();
         let double_quant = run.is_none_or(|run| run.model.double_quant);
         Ok(Subject { folder, adapter, tokenizer, prompt, sets, compute, quant, double_quant })
+    }
+
+    /// Whether the prompt is the one that the adapter was trained with.
+    pub fn brings_its_prompt(&self) -> bool {
+        self.adapter.as_ref().and_then(Adapter::stored_prompt).is_some()
     }
 
     /// How the base's weights are stored when nothing else is said.
