@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::Result;
 use crate::data::{LabelSet, Record, TextStream};
 use crate::device::Device;
-use crate::generate::{Engine, Event, Finish, Request, Sampling, Ticket};
+use crate::generate::{Capacity, Engine, Event, Finish, Request, Sampling, Ticket};
 use crate::subject::{Loaded, Subject};
 
 /// What is asked.
@@ -42,9 +42,14 @@ pub struct Answerer<'a> {
 }
 
 impl<'a> Answerer<'a> {
-    /// On a loaded model. `tokens`: of a pass at most.
-    pub fn new(subject: &'a Subject, loaded: &'a Loaded, device: &'a Device, tokens: usize) -> Result<Answerer<'a>> {
-        let engine = Engine::new(&loaded.model, &loaded.heads, device, tokens)?;
+    /// On a loaded model.
+    pub fn new(
+        subject: &'a Subject,
+        loaded: &'a Loaded,
+        device: &'a Device,
+        capacity: Capacity,
+    ) -> Result<Answerer<'a>> {
+        let engine = Engine::new(&loaded.model, &loaded.heads, device, capacity)?;
         Ok(Answerer { subject, sets: subject.sets(), engine, open: HashMap::new() })
     }
 
@@ -60,8 +65,8 @@ impl<'a> Answerer<'a> {
         let prompt = self.prompt(question)?;
         let has_heads = self.subject.heads().next().is_some();
         let (max_new, sampling) = (question.max_new, question.sampling.clone());
-        let ticket =
-            self.engine.submit(Request { prompt, max_new, sampling, head: question.set.filter(|_| has_heads) })?;
+        let head = question.set.filter(|_| has_heads);
+        let ticket = self.engine.submit(Request { prompt, max_new, sampling, head, ignore_eos: false })?;
         self.open.insert(ticket, (self.subject.tokenizer.stream(), 0));
         Ok(ticket)
     }

@@ -20,7 +20,7 @@ const ROOMS: [(&str, &[&str]); 23] = [
     ("data", &["table"]),
     ("checkpoint", &["nf4", "bytes"]),
     ("model", &["ops", "tape", "device", "checkpoint", "data", "bytes", "table"]),
-    ("generate", &["model", "ops", "tape", "device"]),
+    ("generate", &["model", "ops", "tape", "device", "data"]),
     ("eval", &["generate", "model", "ops", "tape", "device", "data"]),
     ("report", &["eval", "checkpoint", "bytes", "table"]),
     // Settings are parsed, checked values: whoever runs reads them, and they run nothing.
@@ -44,7 +44,7 @@ const ROOMS: [(&str, &[&str]); 23] = [
     ),
     ("convert", &["cli", "model", "ops", "device", "checkpoint", "bytes", "nf4"]),
     ("verify", &["train", "generate", "model", "ops", "tape", "device", "checkpoint", "data"]),
-    ("subject", &["train", "cli", "model", "device", "checkpoint", "data"]),
+    ("subject", &["train", "cli", "generate", "model", "ops", "device", "checkpoint", "data", "bytes"]),
     ("chat", &["subject", "cli", "report", "generate", "model", "device", "data", "bytes", "table"]),
     ("serve", &["chat", "subject", "cli", "generate", "model", "device", "data", "bytes", "table"]),
     (
