@@ -94,7 +94,7 @@ pub(super) fn run(
         }
     }
     match n_failed > 0 && !lines.is_terminal() {
-        true => Err(Error::Unmet(format!("{n_failed} lines could not be answered"))),
+        true => Err(Error::Unmet(format!("{n_failed} of the lines could not be answered; the reasons stand above"))),
         false => Ok(()),
     }
 }
