@@ -1,7 +1,7 @@
 //! Questions in words to a model, and its answers in words, piece by piece.
 //!
 //! What `chat` and `serve` have in common: [`Answerer`], which asks and answers; [`Decide`], what is to be decided about a question;
-//! [`Decision`], what the head said. And the `chat` command: a conversation in the [`terminal`], or a file of questions at [`once`].
+//! [`Decision`], what the head said. And the `chat` command: a conversation (terminal.rs), or a file of questions at once (once.rs).
 
 mod answerer;
 mod decide;
