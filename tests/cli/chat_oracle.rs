@@ -15,7 +15,7 @@ fn expected(model: &str, variant: &str) -> (Vec<Value>, String, String) {
     let text = std::fs::read_to_string(folder(model).join("expected.json")).expect("a golden file");
     let mut all: Value = serde_json::from_str(&text).expect("JSON");
     let Value::Array(answers) = all[variant].take() else { panic!("no variant {variant}") };
-    (answers, all["new_tokens"].to_string(), all["penalty"].to_string())
+    (answers, all["new_tokens"].to_string(), all["factor"].to_string())
 }
 
 /// What the binary says to the ten prompts.

@@ -159,7 +159,7 @@ def write(name, make):
     model.tokenizer.save(os.path.join(folder, "tokenizer.json"), pretty=False)
     with open(os.path.join(folder, "expected.json"), "w") as file:
         lines = ",\n".join(f'"{v}": [\n' + ",\n".join(json.dumps(a, ensure_ascii=False) for a in answers) + "\n]" for v, answers in variants.items())
-        file.write(f'{{"new_tokens": {NEW_TOKENS}, "penalty": {PENALTY},\n{lines}}}\n')
+        file.write(f'{{"new_tokens": {NEW_TOKENS}, "factor": {PENALTY},\n{lines}}}\n')
     n_bytes = sum(os.path.getsize(os.path.join(root, f)) for root, _, files in os.walk(folder) for f in files)
     ends = {v: sum(a["finish"] == "eos" for a in answers) for v, answers in variants.items()}
     print(f"chat/{name}: seed {seed}, {n_bytes} bytes, smallest margin between two logits {least:.2e}, ended by EOS {ends}")
