@@ -101,7 +101,11 @@ pub(super) fn run(typed: &Chat, subject: &Subject, decide: Decide, sampling: Sam
     }
     if !typed.quiet {
         let speed = n_tokens as f64 / seconds;
-        eprintln!("{n} questions, {n_tokens} tokens in {seconds:.2} s ({speed:.1} tokens/s) on {}", device.name());
+        let n_done = n - n_failed;
+        eprintln!(
+            "{n_done} of {n} questions: {n_tokens} tokens in {seconds:.2} s ({speed:.1} tokens/s) on {}",
+            device.name()
+        );
     }
     match n_failed {
         0 => Ok(()),

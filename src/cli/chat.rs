@@ -49,16 +49,34 @@ pub struct Chat {
     #[arg(long, value_name = "N", default_value_t = 256, help_heading = "Choice of tokens")]
     pub new_tokens: usize,
     /// Divides the logits before a token is drawn; 0: always the likeliest token
-    #[arg(long, value_name = "T", default_value_t = 0.0, help_heading = "Choice of tokens")]
+    #[arg(
+        long,
+        value_name = "T",
+        default_value_t = 0.0,
+        allow_negative_numbers = true,
+        help_heading = "Choice of tokens"
+    )]
     pub temperature: f32,
     /// Draw from the likeliest tokens that together reach this share
-    #[arg(long, value_name = "SHARE", default_value_t = 1.0, help_heading = "Choice of tokens")]
+    #[arg(
+        long,
+        value_name = "SHARE",
+        default_value_t = 1.0,
+        allow_negative_numbers = true,
+        help_heading = "Choice of tokens"
+    )]
     pub top_p: f32,
     /// Draw from so many likeliest tokens; 0: from all
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Choice of tokens")]
     pub top_k: usize,
     /// Makes tokens less likely that were read or written before; 1: does nothing
-    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, help_heading = "Choice of tokens")]
+    #[arg(
+        long,
+        value_name = "FACTOR",
+        default_value_t = 1.0,
+        allow_negative_numbers = true,
+        help_heading = "Choice of tokens"
+    )]
     pub repetition_penalty: f32,
     /// Seed of the draws: the same again gives the same
     #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Choice of tokens")]

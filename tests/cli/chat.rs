@@ -120,16 +120,19 @@ fn the_label_of_the_head_stands_beside_the_answer() {
         (text(&output.stdout), text(&output.stderr))
     };
     let (answer, _) = talk("Does Cardel lower pain?");
-    let label = answer.lines().find(|line| line.starts_with('[')).unwrap_or_else(|| panic!("no label in {answer:?}"));
+    let label =
+        answer.lines().rev().find(|line| line.starts_with('[')).unwrap_or_else(|| panic!("no label in {answer:?}"));
     let shares: Vec<f64> = label.split_whitespace().filter_map(|word| word.parse().ok()).collect();
     assert!(shares.len() == 3 && shares.is_sorted_by(|a, b| a >= b), "{label}");
     assert!((shares.iter().sum::<f64>() - 100.0).abs() < 0.2, "{label}");
     assert_says(label, &["yes ", "no ", "maybe ", " % | "]);
-    let (silent, stderr) = talk("/label off\nDoes Cardel lower pain?\n/label\n/label yes,no");
+    let (silent, stderr) = talk("/label off\nDoes Cardel lower pain?\n/label");
     assert!(!silent.contains("% |"), "{silent}");
+    assert_says(&stderr, &["decided about each question: nothing; there are maybe-no-yes (maybe,no,yes)"]);
+    let output = run(&bench, "--adapter @a --new-tokens 5", "/label yes,no");
     assert_says(
-        &stderr,
-        &["decided about each question: nothing; there are maybe-no-yes (maybe,no,yes)", "no label set \"yes,no\""],
+        &text(&output.stderr),
+        &["error: no label set \"yes,no\"; there are maybe-no-yes (maybe,no,yes), or say none"],
     );
     let lines =
         once(&bench, "--adapter @a --new-tokens 0", "{\"id\": \"x\", \"question\": \"Does Cardel lower pain?\"}");
@@ -222,7 +225,7 @@ fn a_row_that_cannot_be_asked_gets_its_reason_and_the_others_are_answered() {
     assert_eq!(output.status.code(), Some(1));
     assert_says(
         &text(&output.stderr),
-        &["3 questions, ", "tokens/s) on CPU", "error: 1 of 3 questions could not be asked"],
+        &["2 of 3 questions: 8 tokens in ", "tokens/s) on CPU", "error: 1 of 3 questions could not be asked"],
     );
     let lines = json_lines(&std::fs::read_to_string(bench.path("answers.jsonl")).unwrap());
     assert_eq!(lines.len(), 3);
@@ -289,7 +292,7 @@ fn what_cannot_be_used_is_refused_in_a_sentence() {
     assert_says(&with("--new-tokens 0"), &["--new-tokens 0 asks for labels alone, and no ECI head is asked"]);
     assert_says(&with("--once --in @none.jsonl"), &["none.jsonl: no such file"]);
     for (flag, name) in [
-        ("--temperature=-1", "temperature"),
+        ("--temperature -1", "temperature"),
         ("--temperature nan", "temperature"),
         ("--top-p 0", "top"),
         ("--top-p 1.5", "top"),
@@ -311,7 +314,7 @@ fn an_adapter_that_does_not_belong_or_is_half_written_is_refused() {
     bench.trained("a", "--eci paper --eci-positions 260");
     let weights = bench.path("a/adapter_model.safetensors");
     // The head has room for so many tokens of a prompt.
-    let lines = format!("{{\"id\": \"x\", \"question\": \"{}\"}}", "long ".repeat(40));
+    let lines = format!("{{\"id\": \"x\", \"question\": \"{}\"}}", "long ".repeat(60));
     let output = run(&bench, "--once --adapter @a --new-tokens 2", &lines);
     assert_eq!(output.status.code(), Some(1));
     assert_says(&text(&output.stdout), &["\"error\":\"the question has ", "has room for 260", "ask without a label"]);
