@@ -120,7 +120,7 @@ impl<'a> Engine<'a> {
     pub fn submit(&mut self, request: Request) -> Result<Ticket> {
         request.sampling.check()?;
         let (n_prompt, n_new) = (request.prompt.len(), request.max_new);
-        let most = self.model.config.max_positions.min(self.capacity.positions);
+        let most = self.most_tokens();
         if n_prompt == 0 {
             bail_input!("a prompt without tokens: expected at least one");
         }
@@ -144,6 +144,11 @@ impl<'a> Engine<'a> {
         self.n_tickets += 1;
         self.waiting.push_back((ticket, request));
         Ok(ticket)
+    }
+
+    /// Tokens of a sequence at most, its answer included.
+    pub fn most_tokens(&self) -> usize {
+        self.model.config.max_positions.min(self.capacity.positions)
     }
 
     /// Forgets a request; nothing more is said about it.

@@ -72,7 +72,11 @@ impl EciHead {
     pub fn expect_prompt(&self, n_tokens: usize) -> Result<()> {
         let most = self.config.positions;
         if self.config.kind == "paper" && n_tokens > most {
-            bail_input!("the prompt has {n_tokens} tokens, the ECI head {} takes {most}: shorten it", self.config.name);
+            bail_input!(
+                "the question has {n_tokens} tokens with all that stands before it, the head {} has room for {most}; shorten it, or \
+                 ask without a label",
+                self.config.name
+            );
         }
         Ok(())
     }

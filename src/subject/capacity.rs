@@ -2,7 +2,7 @@
 //! size and none has memory.
 
 use super::Subject;
-use crate::cli::options::Quant;
+use crate::cli::which::{AtOnce, Which};
 use crate::device::Device;
 use crate::generate::{Capacity, Engine};
 use crate::ops::attention::PAGE;
@@ -11,39 +11,45 @@ use crate::train::prepare::compute;
 use crate::{Result, bail_input, bytes};
 
 impl Subject {
-    /// `wanted` with as many pages as the budget holds beside the model, at most those asked for: `budget` bytes in all, and what a
-    /// GPU says is free. Refuses where not even the longest sequence has room.
-    pub fn capacity(&self, device: &Device, quant: Quant, wanted: Capacity, budget: usize) -> Result<Capacity> {
+    /// As many pages as the budget holds beside the model, at most those that all conversations at their longest would fill. On a GPU
+    /// no more than is free. Refuses where not even one at its longest has room.
+    pub fn capacity(&self, device: &Device, typed: &Which, at_once: AtOnce) -> Result<Capacity> {
+        let most = self.folder.config().max_positions;
+        let positions = at_once.max_length.unwrap_or(most);
+        if positions > most {
+            bail_input!("--max-length {positions}: the model was made for {most} tokens; give no more");
+        }
         let room = match device.free_bytes() {
-            Some(free) => budget.saturating_sub(CONTEXT).min(free.saturating_sub(LATER)),
-            None => budget,
+            Some(free) => typed.budget.saturating_sub(CONTEXT).min(free.saturating_sub(LATER)),
+            None => typed.budget,
         };
-        let peak = |pages: usize| {
+        let least = positions.div_ceil(PAGE);
+        let with = |pages| Capacity { tokens: typed.tokens, pages, sequences: at_once.at_once, positions };
+        let peak = |pages| {
             let paper = Device::paper(compute(self.compute), device.is_cuda());
-            let loaded = self.load(&paper, quant)?;
-            Engine::new(&loaded.model, &loaded.heads, &paper, Capacity { pages, ..wanted })?.rehearse()?;
+            let loaded = self.load(&paper, self.quant())?;
+            Engine::new(&loaded.model, &loaded.heads, &paper, with(pages))?.rehearse()?;
             Ok(paper.peak_bytes())
         };
-        let least = wanted.positions.div_ceil(PAGE).min(wanted.pages);
-        let (mut good, mut bad) = (least, wanted.pages + 1);
         let needed = peak(least)?;
         if needed > room {
             bail_input!(
-                "a conversation of {} tokens needs {} of device memory with the model, and there is room for {}; allow shorter ones \
-                 with --context-tokens, lower --tokens, or raise --budget",
-                wanted.positions,
+                "a conversation of {positions} tokens and the model take {} of device memory, and there is room for {}; allow \
+                 shorter ones with --max-length, lower --tokens, or raise --budget",
                 bytes::readable(needed),
                 bytes::readable(room)
             );
         }
-        if peak(wanted.pages)? <= room {
-            return Ok(wanted);
+        let all = least * at_once.at_once;
+        if peak(all)? <= room {
+            return Ok(with(all));
         }
         // To within a hundredth.
+        let (mut good, mut bad) = (least, all);
         while bad - good > 1 + good / 100 {
             let middle = (good + bad) / 2;
             if peak(middle)? <= room { good = middle } else { bad = middle }
         }
-        Ok(Capacity { pages: good, ..wanted })
+        Ok(with(good))
     }
 }

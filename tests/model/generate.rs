@@ -148,7 +148,7 @@ fn the_head_says_of_a_prompt_what_it_says_of_the_whole_forward() {
     let mut engine = Engine::new(&trainer.model, &trainer.heads, &device, capacity(200, 9, 8)).unwrap();
     let with_head = |prompt: &[u32], max_new| Request { head: Some(0), ..request(prompt, max_new) };
     let said = engine.submit(with_head(&[3; 25], 1)).unwrap_err().to_string();
-    assert_eq!(said, "the prompt has 25 tokens, the ECI head eci takes 24: shorten it");
+    assert!(said.contains("25 tokens") && said.contains("the head eci has room for 24"), "{said}");
     let tickets: Vec<Ticket> =
         prompts.iter().enumerate().map(|(i, p)| engine.submit(with_head(p, 3 * (i % 2))).unwrap()).collect();
     let said = run(&mut engine);
