@@ -4,6 +4,7 @@ mod bad_data;
 mod bad_model;
 mod bad_settings;
 mod convert;
+mod energy;
 mod evaluate;
 mod experiment;
 mod fine_tune;
