@@ -12,6 +12,7 @@ pub mod cli;
 pub mod convert;
 pub mod data;
 pub mod device;
+pub mod energy;
 pub mod eval;
 pub mod evaluate;
 pub mod experiment;

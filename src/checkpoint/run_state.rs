@@ -35,6 +35,9 @@ pub struct RunState {
     pub best_step: u64,
     /// Evaluations since then without a better one, for early stopping.
     pub n_worse: u64,
+    /// Energy of the run so far; none where a part of it was not measured. A whole number, which JSON gives back as it was.
+    #[serde(default)]
+    pub millijoules: Option<u64>,
 }
 
 /// The tensors of a saved state, mapped.
@@ -108,6 +111,7 @@ mod tests {
             best_loss: Some(1.234_567_9),
             best_step: 10,
             n_worse: 1,
+            millijoules: Some(123_456_789),
         }
     }
 

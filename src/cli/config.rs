@@ -298,5 +298,6 @@ fn machine(from: &Sources) -> Result<MachineConfig> {
             &from.name("machine.host_budget", from.typed.machine.host_budget.is_some()),
             &host_budget,
         )?,
+        grid_factor: from.number("machine.grid_factor", |o| &o.machine.grid_factor)?,
     })
 }

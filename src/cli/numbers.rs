@@ -52,6 +52,8 @@ pub const NUMBERS: &[Number] = &[
     number("eval.rows", 0.0, 0.0, 1e7),
     number("eval.new_tokens", 256.0, 1.0, 4096.0),
     number("machine.threads", 0.0, 0.0, 1024.0),
+    // The world's average in 2025: Ember, Global Electricity Review 2026 (docs/energy.md).
+    number("machine.grid_factor", 458.0, 0.0, 10_000.0),
     number("output.save_every", 100.0, 0.0, 1e7),
 ];
 

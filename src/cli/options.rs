@@ -267,6 +267,10 @@ pub struct MachineOptions {
     /// Pinned host memory the run may use to keep activations in [default: 16GiB]
     #[arg(id = "machine.host_budget", long = "host-budget", value_name = "MEMORY")]
     pub host_budget: Option<String>,
+    /// Grams of CO2 equivalent that a kilowatt-hour stands for here, for the report's energy lines; the default is the world's
+    /// average of 2025 (Ember)
+    #[arg(id = "machine.grid_factor", long = "grid-factor", value_name = "GRAMS")]
+    pub grid_factor: Option<f64>,
 }
 
 /// What is written.

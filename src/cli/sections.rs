@@ -198,6 +198,8 @@ pub struct MachineConfig {
     /// Bytes of pinned host memory the run may use.
     #[serde(serialize_with = "as_memory")]
     pub host_budget: usize,
+    /// Grams of CO2 equivalent of a kilowatt-hour.
+    pub grid_factor: f64,
 }
 
 /// What is written.

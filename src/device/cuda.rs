@@ -74,6 +74,17 @@ impl Gpu {
         &self.name
     }
 
+    /// Its place on the PCI bus, as NVML spells it: `00000000:01:00.0`.
+    pub(super) fn pci_bus_id(&self) -> Option<String> {
+        use sys::CUdevice_attribute::{
+            CU_DEVICE_ATTRIBUTE_PCI_BUS_ID, CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID, CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID,
+        };
+        let domain = self.context.attribute(CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID).ok()?;
+        let bus = self.context.attribute(CU_DEVICE_ATTRIBUTE_PCI_BUS_ID).ok()?;
+        let device = self.context.attribute(CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID).ok()?;
+        Some(format!("{domain:08x}:{bus:02x}:{device:02x}.0"))
+    }
+
     pub(super) fn is_hopper(&self) -> bool {
         self.capability == (9, 0)
     }

@@ -136,6 +136,14 @@ impl Device {
         }
     }
 
+    /// A GPU's place on the PCI bus, `00000000:01:00.0`: the same for every program, whatever numbers GPUs are given.
+    pub fn pci_bus_id(&self) -> Option<String> {
+        match self.kind() {
+            Kind::Cuda(gpu) => gpu.pci_bus_id(),
+            Kind::Cpu(_) | Kind::Paper(_) => None,
+        }
+    }
+
     /// The storage type of activations: bf16, or fp32 in the CPU's fp32 build.
     pub fn act(&self) -> DType {
         match self.kind() {

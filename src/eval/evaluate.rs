@@ -60,6 +60,8 @@ pub struct Evaluation {
     pub n_targets: usize,
     /// One for each row that has a class, in the order of the rows.
     pub answers: Vec<Answer>,
+    /// What it took, where whoever ran it had a meter that measures.
+    pub joules: Option<f64>,
 }
 
 impl Evaluate<'_> {
@@ -102,7 +104,7 @@ impl Evaluate<'_> {
                 answer.logprob = Some(scores);
             }
         }
-        Ok(Evaluation { lm_loss: sum / n_targets.max(1) as f64, n_targets, answers })
+        Ok(Evaluation { lm_loss: sum / n_targets.max(1) as f64, n_targets, answers, joules: None })
     }
 
     fn write(

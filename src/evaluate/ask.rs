@@ -9,6 +9,7 @@ use crate::cli::evaluate::{Evaluate as Typed, ReadingName};
 use crate::cli::options::{ComputeType, Quant};
 use crate::data::{Room, pack};
 use crate::device::Device;
+use crate::energy::{Asking, Meter};
 use crate::eval::{self, Answer, Limits, Metric, Quantisation, Questions, Reading, Scores, signatures};
 use crate::eval::{Evaluate, Evaluation};
 use crate::evaluate::TEMPLATE;
@@ -51,6 +52,7 @@ pub(super) fn run(typed: &Typed) -> Result<()> {
         println!("{}\n{}", section.title, section.table);
     }
     report.notes.iter().for_each(|note| println!("note: {note}"));
+    println!("energy: {}", report.energy.sentence());
     if let Some(dir) = &typed.out {
         std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
         write_answers(dir, &evaluation.answers)?;
@@ -83,6 +85,7 @@ fn report(
     let signatures = signatures(&evaluation.answers, &as_asked, quantisation.as_ref(), &Limits::default())?;
     let name = |path: &Path| path.display().to_string();
     let adapter = subject.adapter.as_ref().map(|adapter| name(&adapter.dir));
+    let generated = evaluation.answers.iter().filter_map(|answer| answer.text.as_ref()).map(|text| text.n_tokens).sum();
     let mut notes = asked.notes.clone();
     let n = asked.records.len();
     if n < 100 {
@@ -104,6 +107,7 @@ fn report(
         scores,
         signatures,
         quantisation,
+        energy: Asking::of(Meter::open(device).what(), evaluation.joules, asked.rows.len(), generated),
         notes,
     })
 }
@@ -166,9 +170,12 @@ pub(super) fn evaluate(
         logprob: readings.contains(&Reading::LogProb),
     };
     let questions = Questions { rows: &asked.rows, records: &asked.records, sets: &asked.sets };
+    let meter = Meter::open(device);
+    let energy = meter.read();
     let evaluation = evaluate.run(eval::Subject { model, heads, device }, questions, |n| bar.set_position(n as u64));
     bar.finish_and_clear();
-    let evaluation = evaluation?;
+    let mut evaluation = evaluation?;
+    evaluation.joules = meter.since(energy);
     match evaluation.lm_loss.is_finite() {
         true => Ok(evaluation),
         false => Err(Error::NotFinite(format!("the LM loss of the questions is {}", evaluation.lm_loss))),

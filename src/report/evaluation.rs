@@ -12,6 +12,7 @@ use super::page::{Matrix, matrix};
 use super::reliability::diagram;
 use super::score_tables::{Section, of_label_set, of_metrics, of_signatures, percent};
 use crate::checkpoint::save_files;
+use crate::energy::Asking;
 use crate::eval::bootstrap::{RESAMPLES, SEED};
 use crate::eval::score::LabelSet;
 use crate::eval::signatures::{Example, Outcome};
@@ -46,6 +47,9 @@ pub struct EvaluationReport {
     pub signatures: Vec<Signature>,
     /// What quantisation changed, where it was checked.
     pub quantisation: Option<Quantisation>,
+    /// What the questions took.
+    #[serde(default)]
+    pub energy: Asking,
     /// What a reader must know to read the numbers rightly.
     pub notes: Vec<String>,
 }
@@ -54,7 +58,7 @@ pub struct EvaluationReport {
 #[derive(Serialize)]
 struct Filled<'a> {
     report: &'a EvaluationReport,
-    facts: Vec<(&'static str, &'a str)>,
+    facts: Vec<(&'static str, String)>,
     label_sets: Vec<FilledSet>,
     sections: Vec<Section>,
     shown: Vec<&'a Signature>,
@@ -153,14 +157,15 @@ impl EvaluationReport {
         environment.get_template("evaluation.html").and_then(|template| template.render(Serde(filled))).map_err(broken)
     }
 
-    fn facts(&self) -> Vec<(&'static str, &str)> {
+    fn facts(&self) -> Vec<(&'static str, String)> {
         let adapter = self.adapter.as_deref().unwrap_or("none: the base alone");
         let all = [
-            ("base", self.base.as_str()),
-            ("adapter", adapter),
-            ("device", &self.device),
-            ("data", &self.data),
-            ("template", &self.template),
+            ("base", self.base.clone()),
+            ("adapter", adapter.into()),
+            ("device", self.device.clone()),
+            ("data", self.data.clone()),
+            ("template", self.template.clone()),
+            ("energy", self.energy.sentence()),
         ];
         all.into_iter().filter(|(_, value)| !value.is_empty()).collect()
     }
@@ -249,6 +254,7 @@ pub(super) mod tests {
             data: "test.jsonl".into(),
             template: "demo".into(),
             settings: vec![("eci.kind".into(), "paper".into())],
+            energy: Asking::of("made up", Some(60.0), 30, 120),
             signatures: signatures(&answers, &asked, None, &Limits::default()).unwrap(),
             notes: vec!["A <tiny> base *knows* nothing.".into()],
             scores,
@@ -274,6 +280,7 @@ pub(super) mod tests {
             "expected calibration error 0.033",
             "eci.kind",
             "none: the base alone",
+            "2.00 J a question, 0.500 J a generated token, all readings together (made up)",
         ];
         for part in parts {
             assert!(html.contains(part), "{part} is missing");
@@ -289,6 +296,7 @@ pub(super) mod tests {
         let report = report();
         let text = report.markdown();
         assert!(text.starts_with("# PubMedQA \\| demo\n\n- base: assets/tiny\\_base\n"), "{text}");
+        assert!(text.contains("\n- energy: 2.00 J a question, 0.500 J a generated token"), "{text}");
         assert!(text.contains("| ECI head | 30 | 83.3 % | 66.4 to 92.7 |"), "{text}");
         assert!(text.contains("A \\<tiny\\> base \\*knows\\* nothing."));
         assert!(text.contains("\\<script\\>q3") && !text.replace("\\<", "").contains('<'), "{text}");

@@ -47,6 +47,7 @@ struct Filled<'a> {
     time: String,
     speed: String,
     peak: String,
+    energy: Vec<(&'static str, String)>,
     charts: Vec<Chart>,
     matrices: Vec<Matrix>,
     buffers: Vec<Buffer>,
@@ -120,6 +121,7 @@ impl Page<'_> {
             time: duration(report.seconds),
             speed: format!("{:.0}", report.tokens_per_second),
             peak: bytes::readable(report.peak_device_bytes),
+            energy: report.energy.lines(),
             charts,
             matrices,
             buffers: self.buffers(),
@@ -173,6 +175,7 @@ impl Page<'_> {
                 ],
             ),
             ("Gradient norm before clipping", "norm", vec![of("norm", grey, Style::Smoothed, &|s| Some(s.grad_norm))]),
+            ("Energy of a step", "J", vec![of("energy", green, Style::Smoothed, &|s| s.joules)]),
         ];
         let mut charts = Vec::new();
         for (title, y_name, series) in all {
@@ -237,6 +240,7 @@ pub(super) fn matrix(title: &str, confusion: &Confusion) -> Matrix {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::energy::Energy;
     use crate::report::summary::example;
 
     fn steps() -> Vec<StepLog> {
@@ -263,6 +267,7 @@ mod tests {
                 head_lr: 2.0 * lr,
                 grad_norm,
                 validation,
+                joules: Some(75.0 + 10.0 * noise),
                 ..StepLog::default()
             }
         };
@@ -304,7 +309,10 @@ mod tests {
         {
             assert!(html.contains(part), "{part} is missing");
         }
-        assert_eq!(html.matches("<svg").count(), 5);
+        assert_eq!(html.matches("<svg").count(), 6);
+        for energy in ["75.0 J", "0.0500 J", "0.00500 kWh", "2.29 g, at 458 g CO2e", "made up"] {
+            assert!(html.contains(energy), "{energy} is missing");
+        }
         assert!(html.contains("&lt;maybe&gt;") && !html.contains("<maybe>"), "labels are escaped");
         assert!(!html.contains("<script") && !html.contains("src=") && !html.contains("href="));
     }
@@ -315,5 +323,14 @@ mod tests {
         let page = Page { title: "t", report: &report, steps: &[], matrices: &[], memory: &[], settings: &[] };
         let html = page.render().unwrap();
         assert!(!html.contains("<svg") && !html.contains("Confusion"));
+    }
+
+    #[test]
+    fn where_energy_is_not_measured_the_page_says_why() {
+        let energy = Energy { measured: "not measured: no <counter>".into(), ..Energy::default() };
+        let report = Report { energy, ..example() };
+        let page = Page { title: "t", report: &report, steps: &[], matrices: &[], memory: &[], settings: &[] };
+        let html = page.render().unwrap();
+        assert!(html.contains("not measured: no &lt;counter&gt;") && !html.contains("CO2"), "{html}");
     }
 }

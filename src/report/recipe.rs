@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::page::PAGE_FILE;
 use super::summary::{REPORT_FILE, Report, duration};
+use crate::energy::three_digits;
 use crate::table::Table;
 use crate::{Error, Result, bytes};
 
@@ -105,13 +106,19 @@ impl RecipeReport {
     pub fn closing(&self, dir: &Path) -> String {
         let (shown, result) = (dir.display(), dir.join(self.result()));
         format!(
-            "{} stages in {}; the adapter to use is that of the last stage, in {}\n\
+            "{} stages in {}{}; the adapter to use is that of the last stage, in {}\n\
              files in {shown}: recipe.toml, report.json, report.html, and a folder for each stage\n\
              next: open {shown}/report.html",
             self.stages.len(),
             duration(self.seconds),
+            self.kwh().map_or(String::new(), |kwh| format!(" with {} kWh", three_digits(kwh))),
             result.display()
         )
+    }
+
+    /// Energy of all stages; none where one was not measured.
+    fn kwh(&self) -> Option<f64> {
+        self.stages.iter().map(|stage| stage.report.energy.kwh).sum()
     }
 
     /// The folder of the last stage.
@@ -153,5 +160,9 @@ mod tests {
             assert!(page.contains(part), "{part} is not in {page}");
         }
         assert!(two().closing("runs/x".as_ref()).contains("that of the last stage, in runs/x/2-ask\n"));
+        assert!(two().closing("runs/x".as_ref()).starts_with("2 stages in 3 min 7 s with 0.0100 kWh; "));
+        let mut part = two();
+        part.stages[0].report.energy.kwh = None;
+        assert!(part.closing("runs/x".as_ref()).starts_with("2 stages in 3 min 7 s; "));
     }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::bytes;
+use crate::energy::Energy;
 use crate::eval::metrics::wilson;
 use crate::table::Table;
 use crate::{Error, Result};
@@ -42,6 +43,9 @@ pub struct Report {
     /// Each set of labels alone, where there are several: `text` and `eci` are over all of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sets: Vec<SetScores>,
+    /// What it took from the wall, as far as that is measured.
+    #[serde(default)]
+    pub energy: Energy,
     /// Of adapter_model.safetensors.
     pub adapter_sha256: String,
 }
@@ -154,6 +158,7 @@ impl Report {
         let dir = dir.display();
         format!(
             "trained on {} rows in {}, {:.0} tokens/s, peak memory {} on {}{}\n\
+             {}\n\
              files in {dir}: adapter_model.safetensors, config.toml, log.jsonl, report.json, report.html\n\
              next: open {dir}/report.html",
             self.data.train,
@@ -162,6 +167,7 @@ impl Report {
             bytes::readable(self.peak_device_bytes),
             self.device,
             if self.compute == "fp8" { ", frozen weights multiplied in 8 bits (--compute fp8)" } else { "" },
+            self.energy.sentence(),
         )
     }
 }
@@ -179,6 +185,7 @@ pub fn duration(seconds: f64) -> String {
 
 #[cfg(test)]
 pub(super) fn example() -> Report {
+    let step = crate::energy::Step { joules: Some(75.0), tokens: 1500, targets: 300, seconds: 0.4 };
     Report {
         device: "CPU device (x86_64, bf16)".into(),
         compute: "bf16".into(),
@@ -197,6 +204,7 @@ pub(super) fn example() -> Report {
             macro_f1_after: Some(0.84),
             majority: Some(1.0 / 3.0),
         },
+        energy: Energy::of("made up", [step].into_iter(), Some(18e3), 458.0),
         adapter_sha256: "ab".repeat(32),
         sets: Vec::new(),
     }
@@ -228,11 +236,20 @@ mod tests {
             "/eci/accuracy_after",
             "/eci/macro_f1_after",
             "/eci/majority",
+            "/energy/measured",
+            "/energy/steps",
+            "/energy/joules_per_step",
+            "/energy/joules_per_token",
+            "/energy/joules_per_target_token",
+            "/energy/watts",
+            "/energy/kwh",
+            "/energy/grid_factor",
+            "/energy/co2_grams",
             "/adapter_sha256",
         ] {
             assert!(value.pointer(pointer).is_some_and(|v| !v.is_null()), "{pointer}");
         }
-        assert_eq!(value.as_object().unwrap().len(), 13);
+        assert_eq!(value.as_object().unwrap().len(), 14);
     }
 
     #[test]

@@ -36,6 +36,9 @@ pub struct StepLog {
     pub grad_norm: f64,
     /// Tokens of the step, prompts included.
     pub tokens: usize,
+    /// Of these, those with a target.
+    #[serde(default)]
+    pub targets: usize,
     /// Of this step alone.
     pub tokens_per_second: f64,
     /// The step's arithmetic as a share of the most this device was measured to do; null where that was not measured.
@@ -44,6 +47,9 @@ pub struct StepLog {
     pub peak_device_bytes: usize,
     /// Time of the step.
     pub seconds: f64,
+    /// Energy of the step; not there where it was not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joules: Option<f64>,
     /// Only on lines of steps after which the validation rows were looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<Validation>,
@@ -132,7 +138,10 @@ mod tests {
         let mut log = Log::create(dir.path()).unwrap();
         let validation =
             Some(Validation { lm_loss: 1.0, ce_loss: Some(0.5), joint_loss: 0.9, eci_accuracy: Some(0.75) });
-        let steps = [step(1), StepLog { ce_loss: Some(1.5), ceiling_fraction: Some(0.4), validation, ..step(2) }];
+        let steps = [
+            step(1),
+            StepLog { joules: Some(12.5), ce_loss: Some(1.5), ceiling_fraction: Some(0.4), validation, ..step(2) },
+        ];
         for s in &steps {
             log.write(s).unwrap();
             // On disk at once, while the log is still open.
@@ -141,8 +150,9 @@ mod tests {
         let text = std::fs::read_to_string(dir.path().join(LOG_FILE)).unwrap();
         assert_eq!(
             text.lines().next().unwrap(),
-            r#"{"step":1,"epoch":0.5,"lm_loss":2.25,"ce_loss":null,"joint_loss":2.0,"lr":0.0,"head_lr":0.0,"grad_norm":0.0,"tokens":100,"tokens_per_second":0.0,"ceiling_fraction":null,"peak_device_bytes":0,"seconds":0.25}"#
+            r#"{"step":1,"epoch":0.5,"lm_loss":2.25,"ce_loss":null,"joint_loss":2.0,"lr":0.0,"head_lr":0.0,"grad_norm":0.0,"tokens":100,"targets":0,"tokens_per_second":0.0,"ceiling_fraction":null,"peak_device_bytes":0,"seconds":0.25}"#
         );
+        assert!(text.lines().nth(1).unwrap().contains(r#""joules":12.5"#), "{text}");
         assert_eq!(read(&dir.path().join(LOG_FILE)).unwrap(), steps);
     }
 

@@ -6,6 +6,7 @@ use crate::cli::options::ComputeType;
 use crate::cli::{RunConfig, Start, finetune::CONFIG_FILE};
 use crate::data::{LabelSet, MicroBatch, efficiency, pack, pack_rows};
 use crate::device::{Compute, Device};
+use crate::energy::{self, Energy, Meter};
 use crate::eval::{Confusion, Evaluate, Evaluation, Questions, Reading, confusion};
 use crate::model::{Batch, HostMasters, RunOptions, Source, describe_layers};
 use crate::report::summary::REPORT_FILE;
@@ -96,11 +97,14 @@ pub(super) fn run(ready: Ready, earlier: Option<Earlier>, whole: &Path) -> Resul
         claim_output(dir, start.overwrite)?;
     }
     let flops = Flops::of(&trainer);
-    let clock = Instant::now();
+    let (clock, meter) = (Instant::now(), Meter::open(&device));
+    // What an earlier part of the run took stands in its state, and is read with it.
+    let spent = Spent { begun: meter.read(), millijoules: (!start.resume).then_some(0) };
     let mut rows = data.seen.clone();
     rows.extend(earlier.into_iter().flat_map(|earlier| earlier.rows));
     let provenance = Provenance { base_sha256: base_fingerprint(folder)?, rows };
-    let mut run = Run { start, config, dir, whole, device, data, trainer, plan, clock, ceiling, flops, provenance };
+    let mut run =
+        Run { start, config, dir, whole, device, data, trainer, plan, clock, meter, spent, ceiling, flops, provenance };
     run.introduce()?;
     run.go()
 }
@@ -122,11 +126,21 @@ struct Run<'a> {
     trainer: Trainer,
     plan: Plan,
     clock: Instant,
+    meter: Meter,
+    spent: Spent,
     /// Operations a second that this device's own matrix product reaches.
     ceiling: f64,
     flops: Flops,
     /// What the adapter is made from.
     provenance: Provenance,
+}
+
+/// The energy of a run.
+struct Spent {
+    /// The meter's reading when this process began.
+    begun: Option<f64>,
+    /// Of the parts before this process; none where they were not measured.
+    millijoules: Option<u64>,
 }
 
 /// What stands in the report of one evaluation of the test rows.
@@ -231,7 +245,7 @@ impl Run<'_> {
         let mut stop = EarlyStop::new(c.patience);
         let mut best: Option<HostMasters> = None;
         let (mut log, mut steps) = if self.start.resume {
-            best = restore_state(self.config, &mut self.trainer, &last_good(self.dir)?)?;
+            (best, self.spent.millijoules) = restore_state(self.config, &mut self.trainer, &last_good(self.dir)?)?;
             let (log, steps) = Log::resume(self.dir, self.trainer.step)?;
             stop.replay(steps.iter().filter_map(|s| Some((s.step, s.validation.as_ref()?.joint_loss))));
             (log, steps)
@@ -264,7 +278,7 @@ impl Run<'_> {
                 best = Some(self.trainer.params.read_masters()?);
             }
             if due(self.config.output.save_every) || interrupt.requested() {
-                save_state(self.config, &self.trainer, best.as_ref(), self.dir)?;
+                save_state(self.config, &self.trainer, best.as_ref(), self.millijoules(), self.dir)?;
                 save_result(self.config, &self.trainer, self.dir)?;
             }
             if interrupt.requested() && done < total {
@@ -291,7 +305,7 @@ impl Run<'_> {
 
     fn step(&mut self, micro: &[MicroBatch], ratio: f64) -> Result<StepLog> {
         let c = self.config;
-        let clock = Instant::now();
+        let (clock, energy) = (Instant::now(), self.meter.read());
         let batches: Vec<Batch> = micro.iter().map(Batch::new).collect();
         let tokens: usize = batches.iter().map(|b| b.ids.len()).sum();
         let dropout = prepare::dropout(c, self.trainer.step);
@@ -305,7 +319,7 @@ impl Run<'_> {
         let (lr, head_lr) = (c.train.lr * ratio, c.train.head_lr * ratio);
         let grad_norm = self.trainer.update(lr, head_lr).map_err(named)?;
         self.device.synchronize()?;
-        let seconds = clock.elapsed().as_secs_f64();
+        let (seconds, joules) = (clock.elapsed().as_secs_f64(), self.meter.since(energy));
         let flops = tokens as f64 * self.flops.token + losses.n_targets as f64 * self.flops.target;
         Ok(StepLog {
             step: self.trainer.step,
@@ -318,12 +332,27 @@ impl Run<'_> {
             head_lr,
             grad_norm,
             tokens,
+            targets: losses.n_targets,
             tokens_per_second: tokens as f64 / seconds,
             ceiling_fraction: (self.ceiling > 0.0).then(|| flops / seconds / self.ceiling),
             peak_device_bytes: self.device.peak_bytes(),
             seconds,
+            joules,
             validation: None,
         })
+    }
+
+    /// Energy of the whole run so far, in all its parts; none where one of them was not measured.
+    fn millijoules(&self) -> Option<u64> {
+        let here = self.meter.since(self.spent.begun)?;
+        Some(self.spent.millijoules? + (here * 1e3).round() as u64)
+    }
+
+    fn energy(&self, steps: &[StepLog]) -> Energy {
+        let of =
+            |s: &StepLog| energy::Step { joules: s.joules, tokens: s.tokens, targets: s.targets, seconds: s.seconds };
+        let whole = self.millijoules().map(|millijoules| millijoules as f64 / 1e3);
+        Energy::of(self.meter.what(), steps.iter().map(of), whole, self.config.machine.grid_factor)
     }
 
     /// The loss of each head by its name, where there are several.
@@ -394,6 +423,7 @@ impl Run<'_> {
             planned_device_bytes: self.plan.arena,
             layers_keep: describe_layers(&self.plan.keep),
             adapter_sha256: sha256,
+            energy: self.energy(steps),
             ..Report::default()
         };
         report.data.train = self.data.train.len();

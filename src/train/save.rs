@@ -37,12 +37,19 @@ pub fn save_result(config: &RunConfig, trainer: &Trainer, dir: &Path) -> Result<
 }
 
 /// Saves everything the rest of the run depends on, a tensor at a time; `best`: the masters at the best validation so far,
-/// which early stopping may go back to.
-pub fn save_state(config: &RunConfig, trainer: &Trainer, best: Option<&HostMasters>, dir: &Path) -> Result<()> {
+/// which early stopping may go back to; `millijoules`: the energy of the run so far, where it was measured.
+pub fn save_state(
+    config: &RunConfig,
+    trainer: &Trainer,
+    best: Option<&HostMasters>,
+    millijoules: Option<u64>,
+    dir: &Path,
+) -> Result<()> {
     let run = RunState {
         step: trainer.step as u64,
         seed: config.train.seed,
         config_sha: fingerprint(config)?,
+        millijoules,
         ..RunState::default()
     };
     let state = trainer.params.state();
@@ -62,8 +69,13 @@ pub fn save_state(config: &RunConfig, trainer: &Trainer, best: Option<&HostMaste
     })
 }
 
-/// Puts a saved state into a trainer made from the same configuration. Gives back what [`save_state`] got as `best`.
-pub fn restore_state(config: &RunConfig, trainer: &mut Trainer, dir: &Path) -> Result<Option<HostMasters>> {
+/// Puts a saved state into a trainer made from the same configuration. Gives back what [`save_state`] got as `best` and as
+/// `millijoules`.
+pub fn restore_state(
+    config: &RunConfig,
+    trainer: &mut Trainer,
+    dir: &Path,
+) -> Result<(Option<HostMasters>, Option<u64>)> {
     let (run, saved) = load_run_state(dir)?;
     if run.config_sha != fingerprint(config)? {
         bail_input!("{}: this run was made with other settings; only its own can continue it", dir.display());
@@ -89,7 +101,7 @@ pub fn restore_state(config: &RunConfig, trainer: &mut Trainer, dir: &Path) -> R
     trainer.step = run.step as usize;
     let best = (0..).map_while(|i| saved.get(&best_name(i)));
     let best: HostMasters = best.map(|(.., bytes)| bytemuck::allocation::pod_collect_to_vec(bytes)).collect();
-    Ok((!best.is_empty()).then_some(best))
+    Ok(((!best.is_empty()).then_some(best), run.millijoules))
 }
 
 fn best_name(group: usize) -> String {

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 
 /// The names that report.json promises.
-const REPORT: [&str; 19] = [
+const REPORT: [&str; 28] = [
     "device",
     "compute",
     "model",
@@ -27,6 +27,15 @@ const REPORT: [&str; 19] = [
     "eci.accuracy_after",
     "eci.macro_f1_after",
     "eci.majority",
+    "energy.measured",
+    "energy.steps",
+    "energy.joules_per_step",
+    "energy.joules_per_token",
+    "energy.joules_per_target_token",
+    "energy.watts",
+    "energy.kwh",
+    "energy.grid_factor",
+    "energy.co2_grams",
     "adapter_sha256",
 ];
 

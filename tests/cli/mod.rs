@@ -6,6 +6,7 @@ mod bad_settings;
 mod chat;
 mod chat_oracle;
 mod convert;
+mod energy;
 mod evaluate;
 mod experiment;
 mod fine_tune;

@@ -6,7 +6,7 @@ use super::{none, texts};
 use std::collections::BTreeSet;
 
 /// A room, and the rooms its files may use. From the bottom up; `error` is used by all.
-const ROOMS: [(&str, &[&str]); 23] = [
+const ROOMS: [(&str, &[&str]); 24] = [
     ("error", &[]),
     ("bytes", &[]),
     ("table", &[]),
@@ -14,6 +14,7 @@ const ROOMS: [(&str, &[&str]); 23] = [
     // Two rooms of one layer: a launch needs to know the device, and a device what was compiled in.
     ("ffi", &["device"]),
     ("device", &["ffi", "bytes"]),
+    ("energy", &["device"]),
     ("tape", &["device", "ffi"]),
     ("ops", &["tape", "device", "ffi", "nf4"]),
     // Files in and out know no kernel.
@@ -22,7 +23,7 @@ const ROOMS: [(&str, &[&str]); 23] = [
     ("model", &["ops", "tape", "device", "checkpoint", "data", "bytes", "table"]),
     ("generate", &["model", "ops", "tape", "device", "data"]),
     ("eval", &["generate", "model", "ops", "tape", "device", "data"]),
-    ("report", &["eval", "checkpoint", "bytes", "table"]),
+    ("report", &["eval", "energy", "checkpoint", "bytes", "table"]),
     // Settings are parsed, checked values: whoever runs reads them, and they run nothing.
     ("cli", &["bytes", "data"]),
     (
@@ -35,6 +36,7 @@ const ROOMS: [(&str, &[&str]); 23] = [
             "model",
             "ops",
             "tape",
+            "energy",
             "device",
             "checkpoint",
             "data",
@@ -65,6 +67,7 @@ const ROOMS: [(&str, &[&str]); 23] = [
             "eval",
             "generate",
             "model",
+            "energy",
             "device",
             "checkpoint",
             "data",
