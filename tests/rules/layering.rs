@@ -46,7 +46,7 @@ const ROOMS: [(&str, &[&str]); 23] = [
     ("verify", &["train", "generate", "model", "ops", "tape", "device", "checkpoint", "data"]),
     ("subject", &["train", "cli", "model", "device", "checkpoint", "data"]),
     ("chat", &["subject", "cli", "report", "generate", "model", "device", "data", "bytes", "table"]),
-    ("serve", &["chat", "subject", "cli", "generate", "model", "device", "data", "bytes", "table"]),
+    ("serve", &["chat", "subject", "train", "cli", "generate", "model", "device", "data", "bytes", "table"]),
     (
         "experiment",
         &["train", "eval", "generate", "model", "ops", "tape", "device", "checkpoint", "data", "bytes", "table"],
