@@ -82,7 +82,9 @@ mod tests {
     #[test]
     fn any_text_comes_whole_and_none_of_its_characters_in_halves() {
         for tokenizer in [llama_like(), byte_level()] {
-            for text in ["Fin in a", "  two  blanks ", "Übelkeit: 5 µg\n\n\tΔp 痛みは? 🩺🩺 end", "🩺", " ", "a\u{FFFD}b"] {
+            for text in
+                ["Fin in a", "  two  blanks ", "Übelkeit: 5 µg\n\n\tΔp 痛みは? 🩺🩺 end", "🩺", " ", "a\u{FFFD}b"]
+            {
                 let ids = tokenizer.encode_prompt(text).unwrap();
                 let pieces = pieces(&tokenizer, &ids[1..]);
                 assert_eq!(pieces.concat(), tokenizer.decode(&ids).unwrap(), "{text:?}");

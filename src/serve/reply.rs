@@ -6,7 +6,7 @@ use axum::Json;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
-use super::NOTICE;
+use crate::chat::{Decision, NOTICE};
 use crate::data::LabelSet;
 use crate::generate::Finish;
 
@@ -99,18 +99,19 @@ impl Reply {
     }
 }
 
-/// Head, its likeliest label, and the probabilities of all. Equal ones: the first, as evaluation reads it.
+/// The decision's fields; null where nothing is decided.
 fn decision(set: Option<&LabelSet>, probabilities: Option<&[f64]>) -> Map<String, Value> {
-    let Some((set, probabilities)) = set.zip(probabilities) else {
-        return Map::from_iter(["head", "label", "probabilities"].map(|name| (name.to_string(), Value::Null)));
+    let none = || {
+        ["set", "label", "probability", "probabilities"]
+            .map(|name| (name.to_string(), Value::Null))
+            .into_iter()
+            .collect()
     };
-    let best = (0..probabilities.len()).reduce(|best, i| if probabilities[i] > probabilities[best] { i } else { best });
-    let each: Map<String, Value> = set.labels.iter().cloned().zip(probabilities.iter().map(|p| json!(p))).collect();
-    Map::from_iter([
-        ("head".to_string(), set.name.clone().into()),
-        ("label".to_string(), json!(best.map(|best| &set.labels[best]))),
-        ("probabilities".to_string(), each.into()),
-    ])
+    let decision = set.zip(probabilities).map(|(set, probabilities)| json!(Decision::new(set, probabilities)));
+    match decision {
+        Some(Value::Object(fields)) => fields,
+        _ => none(),
+    }
 }
 
 fn usage(n_prompt: usize, n_new: usize) -> Value {
@@ -124,13 +125,12 @@ fn reason(finish: Finish) -> &'static str {
     }
 }
 
-/// `/v1/models`: the one there is, with its heads.
+/// `/v1/models`: the one there is, with what it can decide.
 pub(super) fn models(name: &str, facts: &super::shared::Facts) -> Response {
-    let heads = facts.sets.iter().filter(|_| facts.has_heads);
-    let heads: Vec<Value> = heads.map(|set| json!({"name": set.name, "labels": set.labels})).collect();
+    let sets: Vec<Value> = facts.sets.iter().map(|set| json!({"name": set.name, "labels": set.labels})).collect();
     let model = json!({
         "id": name, "object": "model", "created": now(), "owned_by": "llamacare", "max_model_len": facts.context,
-        "llamacare": {"heads": heads, "notice": NOTICE},
+        "llamacare": {"sets": sets, "has_heads": facts.has_heads, "notice": NOTICE},
     });
     Json(json!({"object": "list", "data": [model]})).into_response()
 }

@@ -4,7 +4,7 @@
 //! would change it, and that this server does not know how to obey, is refused: an answer that looks as asked for and is not is the
 //! worst of all. So is a field that is one slip away from a known one.
 //!
-//! Ours, beside OpenAI's: `top_k`, `repetition_penalty`; `context` and `options`, which the adapter's prompt has places for; `head`, which
+//! Ours, beside OpenAI's: `top_k`, `repetition_penalty`; `context` and `options`, which the adapter's prompt has places for; `set`, which
 //! label set is to be decided.
 
 use serde_json::{Map, Value, json};
@@ -12,8 +12,9 @@ use serde_json::{Map, Value, json};
 use super::fields::{Fields, kind};
 use super::refusal::Refusal;
 use super::shared::{Facts, Limits};
+use crate::chat::Decide;
 use crate::cli::nearest::nearest;
-use crate::data::{Format, LabelSet, Record, read_text};
+use crate::data::{Format, Record, read_text};
 use crate::generate::Sampling;
 
 /// What the model is asked.
@@ -60,7 +61,7 @@ const KNOWN: [&str; 18] = [
     "context",
     "contexts",
     "options",
-    "head",
+    "set",
     "question",
 ];
 
@@ -249,41 +250,10 @@ fn plain(messages: &Value) -> Result<Value, Refusal> {
     messages.iter().enumerate().map(message).collect()
 }
 
-/// What is to be decided: the named head; of a question of choice the one with just these classes; else the first that tells no
-/// options apart.
+/// What is to be decided: the set that is named, "none" for nothing; else the one that fits.
 fn set(fields: &Fields, facts: &Facts, record: &Record) -> Result<Option<usize>, Refusal> {
-    let sets = &facts.sets;
-    if let Some(name) = fields.text("head")? {
-        return match sets.iter().position(|set| set.name == name) {
-            Some(set) => Ok(Some(set)),
-            None => Err(Refusal::bad(format!("there is no head {name:?}; there is {}", names(facts))).param("head")),
-        };
-    }
-    if record.options.is_empty() {
-        return Ok(sets.iter().position(|set| !is_of_options(set)));
-    }
-    match sets.iter().position(|set| set.is_for(record)) {
-        None if !sets.is_empty() => {
-            let there: Vec<String> = sets.iter().map(|set| set.labels.join(", ")).collect();
-            let there = there.join("; or of ");
-            Err(Refusal::bad(format!("no head has just these options as its classes; there are {there}"))
-                .param("options"))
-        }
-        found => Ok(found),
-    }
-}
-
-/// A, B, .. in any order.
-fn is_of_options(set: &LabelSet) -> bool {
-    let letters = |label: &String| matches!(label.as_bytes(), [b'A'..=b'Z']);
-    set.labels.iter().all(letters)
-}
-
-fn names(facts: &Facts) -> String {
-    match facts.sets.as_slice() {
-        [] => "none".into(),
-        sets => sets.iter().map(|set| set.name.as_str()).collect::<Vec<_>>().join(", "),
-    }
+    let decide = Decide::parse(fields.text("set")?, &facts.sets);
+    decide.and_then(|decide| decide.of(record, &facts.sets)).map_err(|e| Refusal::of(&e).param("set"))
 }
 
 /// How tokens are chosen: greedily, unless a temperature is given. Without a seed each request draws its own.
@@ -305,7 +275,7 @@ fn sampling(fields: &Fields) -> Result<Sampling, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Exchange;
+    use crate::data::{Exchange, LabelSet};
 
     fn facts(sets: &[&str]) -> Facts {
         let sets: Vec<LabelSet> = sets.iter().map(|set| LabelSet::parse(set).unwrap()).collect();
@@ -404,7 +374,7 @@ mod tests {
                 json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]),
                 "the assistant's",
             ),
-            ("head", json!("other"), "there is eci"),
+            ("set", json!("other"), "there are eci (yes,no), or say none"),
             ("options", json!("A"), "is a string, expected options by their keys"),
             ("question", json!("Q?"), "not both"),
         ] {
@@ -418,16 +388,16 @@ mod tests {
     }
 
     #[test]
-    fn the_head_is_the_one_that_is_named_or_fits_the_options() {
-        let sets = ["usmle=A,B,C,D", "pubmedqa=yes,no,maybe", "two=A,B"];
+    fn the_set_is_the_one_that_is_named_or_fits_the_options() {
+        let sets = ["pubmedqa=yes,no,maybe", "usmle=A,B,C,D", "two=A,B"];
         let of = |more: Value| read(with(more), &sets).map(|chat| chat.ask.set);
-        assert_eq!(of(json!({})).unwrap(), Some(1));
-        assert_eq!(of(json!({"head": "usmle"})).unwrap(), Some(0));
+        assert_eq!(of(json!({})).unwrap(), Some(0));
+        assert_eq!(of(json!({"set": "usmle"})).unwrap(), Some(1));
+        assert_eq!(of(json!({"set": "none"})).unwrap(), None);
         assert_eq!(of(json!({"options": {"A": "a", "B": "b"}})).unwrap(), Some(2));
-        let none = of(json!({"options": ["a", "b", "c"]})).unwrap_err();
-        assert_eq!(none.body()["error"]["param"], "options");
+        assert_eq!(of(json!({"options": ["a", "b", "c"]})).unwrap(), None);
+        assert_eq!(of(json!({"options": ["a", "b"], "set": "usmle"})).unwrap_err().body()["error"]["param"], "set");
         assert_eq!(read(with(json!({"options": ["a", "b"]})), &[]).unwrap().ask.set, None);
-        assert_eq!(read(with(json!({})), &["usmle=A,B,C,D"]).unwrap().ask.set, None);
     }
 
     #[test]
@@ -440,7 +410,8 @@ mod tests {
         };
         assert_eq!(said(&body, &[])["code"], "no_head");
         assert_eq!(said("{}", &["eci=yes,no"])["param"], "question");
-        assert_eq!(said(&body, &["usmle=A,B"])["param"], "head");
+        let three = json!({"question": "Which?", "options": ["a", "b", "c"]}).to_string();
+        assert_eq!(said(&three, &["usmle=A,B"])["param"], "set");
         assert!(said("{", &["eci=yes,no"])["message"].as_str().unwrap().starts_with("the body is not JSON: EOF"));
     }
 }

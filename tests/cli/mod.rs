@@ -3,6 +3,8 @@
 mod bad_data;
 mod bad_model;
 mod bad_settings;
+mod chat;
+mod chat_oracle;
 mod convert;
 mod evaluate;
 mod experiment;

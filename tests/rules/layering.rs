@@ -45,7 +45,10 @@ const ROOMS: [(&str, &[&str]); 23] = [
     ("convert", &["cli", "model", "ops", "device", "checkpoint", "bytes", "nf4"]),
     ("verify", &["train", "generate", "model", "ops", "tape", "device", "checkpoint", "data"]),
     ("subject", &["train", "cli", "model", "device", "checkpoint", "data"]),
-    ("chat", &["subject", "cli", "report", "generate", "model", "device", "data", "bytes", "table"]),
+    (
+        "chat",
+        &["subject", "train", "cli", "report", "generate", "model", "device", "checkpoint", "data", "bytes", "table"],
+    ),
     ("serve", &["chat", "subject", "train", "cli", "generate", "model", "device", "data", "bytes", "table"]),
     (
         "experiment",
