@@ -149,9 +149,8 @@ pub(super) fn classify(body: &[u8], name: &str, facts: &Facts) -> Result<Ask, Re
         Some(set) => {
             Ok(Ask { record, set: Some(set), max_new: Some(0), sampling: Sampling::default(), stop: Vec::new() })
         }
-        None => {
-            Err(Refusal::bad(format!("which head? Name one in the field \"head\": {}", names(facts))).param("head"))
-        }
+        None => Err(Refusal::bad("nothing is decided about this question: no head has just its options as classes")
+            .param("set")),
     }
 }
 
