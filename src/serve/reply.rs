@@ -84,7 +84,8 @@ impl Reply {
     /// The label with its probabilities, null without a head; the seed; and what this is not.
     fn beside(&self, label: Option<&[f64]>) -> Value {
         let mut beside = decision(self.set.as_ref(), label);
-        beside.insert("seed".into(), self.seed.into());
+        // As it was given: a negative one is one.
+        beside.insert("seed".into(), (self.seed as i64).into());
         beside.insert("notice".into(), NOTICE.into());
         Value::Object(beside)
     }

@@ -255,6 +255,9 @@ fn set(fields: &Fields, facts: &Facts, record: &Record) -> Result<Option<usize>,
     decide.and_then(|decide| decide.of(record, &facts.sets)).map_err(|e| Refusal::of(&e).param("set"))
 }
 
+/// A drawn seed has 53 bits: whoever repeats it reads it as a double first.
+const SEED_SHIFT: u32 = 11;
+
 /// How tokens are chosen: greedily, unless a temperature is given. Without a seed each request draws its own.
 fn sampling(fields: &Fields) -> Result<Sampling, Refusal> {
     let usual = Sampling::default();
@@ -265,7 +268,9 @@ fn sampling(fields: &Fields) -> Result<Sampling, Refusal> {
         repetition_penalty: number("repetition_penalty", 0.01..=100.0, usual.repetition_penalty)?,
         // vLLM says "all" with -1.
         top_k: fields.whole("top_k", -1..=i64::from(i32::MAX))?.map_or(usual.top_k, |k| k.max(0) as usize),
-        seed: fields.whole("seed", i64::MIN..=i64::MAX)?.map_or_else(super::random, |seed| seed as u64),
+        seed: fields
+            .whole("seed", i64::MIN..=i64::MAX)?
+            .map_or_else(|| super::random() >> SEED_SHIFT, |seed| seed as u64),
     };
     sampling.check().map_err(|e| Refusal::of(&e))?;
     Ok(sampling)
