@@ -87,10 +87,10 @@ impl<'a> Answerer<'a> {
         Ok(ticket)
     }
 
-    /// Forgets a question.
-    pub fn cancel(&mut self, ticket: Ticket) {
-        self.open.remove(&ticket);
+    /// Forgets a question; how many new tokens it had.
+    pub fn cancel(&mut self, ticket: Ticket) -> usize {
         self.engine.cancel(ticket);
+        self.open.remove(&ticket).map_or(0, |(_, n_new)| n_new)
     }
 
     /// Whether nothing is under way.

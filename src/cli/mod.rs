@@ -17,6 +17,7 @@ pub mod numbers;
 pub mod options;
 pub mod recipe;
 pub mod sections;
+pub mod serve;
 mod stages;
 pub mod which;
 

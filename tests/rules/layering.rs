@@ -51,7 +51,7 @@ const ROOMS: [(&str, &[&str]); 24] = [
         "chat",
         &["subject", "train", "cli", "report", "generate", "model", "device", "checkpoint", "data", "bytes", "table"],
     ),
-    ("serve", &["chat", "subject", "cli", "generate", "model", "device", "data", "bytes", "table"]),
+    ("serve", &["chat", "subject", "train", "cli", "generate", "model", "device", "data", "bytes", "table"]),
     (
         "experiment",
         &["train", "eval", "generate", "model", "ops", "tape", "device", "checkpoint", "data", "bytes", "table"],
