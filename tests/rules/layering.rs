@@ -49,7 +49,7 @@ const ROOMS: [(&str, &[&str]); 24] = [
     ("subject", &["train", "cli", "generate", "model", "ops", "device", "checkpoint", "data", "bytes"]),
     (
         "chat",
-        &["subject", "train", "cli", "report", "generate", "model", "device", "checkpoint", "data", "bytes", "table"],
+        &["subject", "train", "cli", "energy", "generate", "model", "device", "checkpoint", "data", "bytes", "table"],
     ),
     ("serve", &["chat", "subject", "train", "cli", "generate", "model", "device", "data", "bytes", "table"]),
     (
