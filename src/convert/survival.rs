@@ -130,7 +130,7 @@ mod tests {
     fn of(base: &[f32], delta: &[f32], rounded: &[f32]) -> Survival {
         let sum: Vec<f32> = base.iter().zip(delta).map(|(w, d)| w + d).collect();
         let mut sums = Sums::default();
-        sums.add(&Rows { begin: 0, width: 2, base, delta, sum: &sum }, rounded);
+        sums.add(&Rows { width: 2, base, delta, sum: &sum }, rounded);
         sums.line(None, "all")
     }
 

@@ -3,10 +3,9 @@
 //! Two kinds. `gpt2`: byte-level BPE, tokens and merges as they stand, and the name under which llama.cpp knows the way of cutting a
 //! text before; one that it does not know is refused, since it would cut some other way. `llama`: SentencePiece's BPE with byte fallback.
 //! llama.cpp has no merges there: it joins the two neighbours whose joint token has the highest score. tokenizer.json has merges and
-//! no scores, so they are made: the token that the first merge makes has 0, the next one -1 and so on, and
-//! tokens that no merge makes come after them. That is SentencePiece's own numbering, and Llama-2's scores come out exactly.
-//! (llama.cpp's own converter, given tokenizer.json alone, writes one score for all.) Where merges say what scores cannot, it
-//! is counted and said.
+//! no scores, so they are made: the token that the first merge makes has 0, the next one -1 and so on, and tokens that no merge makes
+//! come after them. Llama-2's 29,612 joined tokens come out in the order of SentencePiece's own scores. (llama.cpp's own converter,
+//! given tokenizer.json alone, writes one score for all.) Where merges say what scores cannot, it is counted and said.
 
 use crate::checkpoint::{GgufMetadata, GgufValue, ModelFolder};
 use crate::{Error, Result, bail_input};
@@ -280,4 +279,57 @@ fn chat_template(dir: &Path) -> GgufMetadata {
     };
     let found = own.or_else(of_config).filter(|text| !text.is_empty());
     found.map(|text| ("tokenizer.chat_template".to_string(), GgufValue::Text(text))).into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::testing::shared;
+
+    fn tokens(texts: &[&str]) -> Vec<(String, i32)> {
+        texts.iter().map(|text| (text.to_string(), if is_byte(text) { BYTE } else { NORMAL })).collect()
+    }
+
+    #[test]
+    fn the_token_of_an_earlier_merge_has_the_higher_score() {
+        let tokens = tokens(&["<0x0A>", "a", "b", "c", "bc", "ab", "abc"]);
+        let pairs = [("a", "b"), ("b", "c"), ("ab", "c"), ("a", "bc")];
+        assert_eq!(scores(&tokens, &pairs), (vec![0.0, -3.0, -4.0, -5.0, -1.0, 0.0, -2.0], 0));
+        // "abc" can no longer be made of "a" and "bc", but llama.cpp would.
+        assert_eq!(scores(&tokens, &pairs[..3]).1, 1);
+        // The second way to make "abc" comes after another token's merge.
+        let late = [("a", "b"), ("ab", "c"), ("b", "c"), ("a", "bc")];
+        assert_eq!(scores(&tokens, &late).1, 1);
+    }
+
+    #[test]
+    fn ways_to_cut_a_text_have_llama_cpps_names_or_are_refused() {
+        let cut = |json: &str| known_cut(&serde_json::from_str(json).unwrap());
+        let level = |own: bool| format!(r#"{{"type": "ByteLevel", "add_prefix_space": false, "use_regex": {own}}}"#);
+        let both = |first: &str, own| format!(r#"{{"type": "Sequence", "pretokenizers": [{first}, {}]}}"#, level(own));
+        assert_eq!(cut(&level(true)).unwrap(), "gpt-2");
+        assert_eq!(cut(&both(r#"{"type": "Digits", "individual_digits": true}"#, true)).unwrap(), "smollm");
+        let split =
+            serde_json::json!({"type": "Split", "pattern": {"Regex": LLAMA_3}, "behavior": "Isolated"}).to_string();
+        assert_eq!(cut(&both(&split, false)).unwrap(), "llama-bpe");
+        for other in [level(false), both(r#"{"type": "Digits", "individual_digits": false}"#, true), both(&split, true)]
+        {
+            assert!(cut(&other).unwrap_err().to_string().contains("none that llama.cpp is known to have a name for"));
+        }
+    }
+
+    #[test]
+    fn llama_2s_merges_are_said_by_scores() {
+        let Some(folder) = shared("llama2_tokenizer") else { return };
+        let file: File =
+            serde_json::from_str(&std::fs::read_to_string(folder.join("tokenizer.json")).unwrap()).unwrap();
+        let mut texts: Vec<&String> = file.model.vocab.keys().collect();
+        texts.sort_by_key(|text| file.model.vocab[*text]);
+        let texts: Vec<&str> = texts.into_iter().map(String::as_str).collect();
+        let (scores, n_unsaid) = scores(&tokens(&texts), &pairs(&file.model).unwrap());
+        assert_eq!(n_unsaid, 0);
+        // SentencePiece's: id 260 is the first that it joined, and each id after it one less.
+        let by_id: Vec<f32> = (260..1000).map(|id| scores[id]).collect();
+        assert!(by_id.windows(2).all(|pair| pair[1] < pair[0]) && by_id[0] == 0.0, "{:?}", &by_id[..4]);
+    }
 }

@@ -59,8 +59,6 @@ pub struct Lora<'a> {
 
 /// Some rows of a weight.
 pub struct Rows<'a> {
-    /// The first of them.
-    pub begin: usize,
     /// Numbers in a row.
     pub width: usize,
     /// The base's.
@@ -153,12 +151,12 @@ impl<'a> Weights<'a> {
                 (None, HostWeight::Nf4(_)) => unreachable!("decoded before"),
             };
             let Some(lora) = &weight.lora else {
-                f(Rows { begin, width, base: &base, delta: &[], sum: &base })?;
+                f(Rows { width, base: &base, delta: &[], sum: &base })?;
                 continue;
             };
             let delta = lora.rows(begin, end);
             let sum: Vec<f32> = base.par_iter().zip(&delta).with_min_len(1 << 12).map(|(w, d)| w + d).collect();
-            f(Rows { begin, width, base: &base, delta: &delta, sum: &sum })?;
+            f(Rows { width, base: &base, delta: &delta, sum: &sum })?;
         }
         Ok(())
     }

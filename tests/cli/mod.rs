@@ -6,6 +6,8 @@ mod bad_settings;
 mod convert;
 mod evaluate;
 mod experiment;
+mod export;
+mod export_gguf;
 mod fine_tune;
 mod fp8;
 mod gpu_scripts;
