@@ -195,8 +195,7 @@ fn scores(tokens: &[(String, i32)], pairs: &[(&str, &str)]) -> (Vec<f32>, usize)
     }
     let merges: HashSet<&(&str, &str)> = pairs.iter().collect();
     let is_normal = |token: &str| ids.get(token).is_some_and(|&id| tokens[id].1 == NORMAL);
-    for &id in rank.keys() {
-        let token = tokens[id].0.as_str();
+    for (token, _) in tokens.iter().filter(|(_, kind)| *kind == NORMAL) {
         let cuts = token.char_indices().skip(1).map(|(at, _)| token.split_at(at));
         n_unsaid += cuts.filter(|(a, b)| is_normal(a) && is_normal(b) && !merges.contains(&(*a, *b))).count();
     }
@@ -298,6 +297,8 @@ mod tests {
         // "abc" can no longer be made of "a" and "bc", but llama.cpp would.
         assert_eq!(scores(&tokens, &pairs[..3]).1, 1);
         // The second way to make "abc" comes after another token's merge.
+        // Without any merge that makes it, "abc" is still a token that llama.cpp would join.
+        assert_eq!(scores(&tokens, &pairs[..2]).1, 2);
         let late = [("a", "b"), ("ab", "c"), ("b", "c"), ("a", "bc")];
         assert_eq!(scores(&tokens, &late).1, 1);
     }
