@@ -50,7 +50,7 @@ pub struct MergeReport {
 
 /// Merges into the new folder `job.out`, which appears when all of it was written, flushed, read back and found equal.
 /// An error from `progress`, which is asked before every tensor, stops it.
-pub fn merge(device: &Device, job: &Merge, progress: impl FnMut(Progress) -> Result<()>) -> Result<MergeReport> {
+pub fn merge(device: &Device, job: &Merge, mut progress: impl FnMut(Progress) -> Result<()>) -> Result<MergeReport> {
     let folder = ModelFolder::open(&job.model)?;
     let adapter = Adapter::open(&job.adapter)?;
     let weights = Weights::new(device, &folder, Some(&adapter), job.base)?;
@@ -65,10 +65,14 @@ pub fn merge(device: &Device, job: &Merge, progress: impl FnMut(Progress) -> Res
     let shards = Shards::plan(all.iter().map(unit).collect(), job.shard_bytes);
     check_room(&job.out, shards.n_bytes())?;
     new_folder(&job.out, |staging| {
-        let (n_weights, survival) = write(&weights, &all, &shards, dtype_of, staging, progress)?;
+        let (n_weights, survival) = write(&weights, &all, &shards, dtype_of, staging, &mut progress)?;
         let dtype = dtype_of(all.iter().find(|w| w.lora().is_some()).unwrap_or(&all[0]));
         let n_extras = write_dense_extras(&job.model, staging, python_name(dtype))?;
+        let total_bytes = all.iter().map(Weight::n_bytes).sum();
+        let mut at = |what| progress(Progress { bytes: total_bytes, total_bytes, tensor: what });
+        at("logits")?;
         let (compared, logits_from) = compare(device, job, &weights, staging)?;
+        at("report")?;
         let mut report = MergeReport {
             model: job.model.display().to_string(),
             adapter: job.adapter.display().to_string(),
