@@ -10,6 +10,7 @@
 //! `cargo test` runs this too, without `--bench`: then every call is made once and nothing is timed. The checked build is
 //! refused: it would time the checks.
 
+mod decode;
 mod engine;
 mod harness;
 mod ops;
@@ -97,6 +98,7 @@ fn main() {
         }
         // The step first: the arenas of the lines stay with their device until the end.
         step::run(&mut bench, args.path("--base").as_deref());
+        decode::run(&mut bench, args.path("--base").as_deref());
         ops::run(&mut bench);
         if smoke {
             println!("benches: {} lines, each run once and not timed", bench.n_lines());

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// hidden, intermediate, layers, heads, kv heads, vocabulary.
-struct Sizes(usize, usize, usize, usize, usize, usize);
+pub struct Sizes(pub usize, pub usize, pub usize, pub usize, pub usize, pub usize);
 
 /// A line per model, and the parts of its step.
 pub fn run(bench: &mut Bench, base: Option<&Path>) {
@@ -95,7 +95,7 @@ fn one(bench: &mut Bench, name: &str, settings: &Settings, rows: &[Vec<u32>]) {
 }
 
 /// A Hugging Face folder with random weights.
-fn write_model(dir: &Path, s: &Sizes) {
+pub fn write_model(dir: &Path, s: &Sizes) {
     let Sizes(c, f, layers, heads, kv, v) = *s;
     let config = format!(
         r#"{{"architectures":["LlamaForCausalLM"],"model_type":"llama","hidden_size":{c},"intermediate_size":{f},

@@ -53,18 +53,21 @@ __global__ void __launch_bounds__(B::kThreads) attention_fwd(lc_attention_fwd_ar
     const Queries<B> at(tile, a.sequences[tile.sequence]);
     if (at.n_rows <= 0) return;
     const int head = blockIdx.y, kv_head = head / (a.H / a.KV), lane = lane_id();
-    const act* k_rows = a.k + (size_t)at.s.k_begin * a.ldk + kv_head * D;
-    const act* v_rows = a.v + (size_t)at.s.k_begin * a.ldv + kv_head * D;
     const float scale = a.scale * kLog2e;
 
-    // Arrivals 2i and 2i + 1: keys and values of step i.
+    // Arrivals 2i and 2i + 1: keys and values of step i, which lie in one page.
+    static_assert(LC_PAGE % kStep == 0, "a step lies in one page");
     auto load = [&](int arrival) {
         const int from = arrival / 2 * kStep;
         act* place = ring + arrival % kStages * B::kStepElems;
-        if (from < at.n_keys && arrival % 2 == 0)
-            load_rows<B, kStep>(place, k_rows + (size_t)from * a.ldk, a.ldk, at.n_keys - from);
-        else if (from < at.n_keys)
-            load_rows<B, kStep>(place, v_rows + (size_t)from * a.ldv, a.ldv, at.n_keys - from);
+        if (from < at.n_keys) {
+            const size_t row = a.pages ? (size_t)a.pages[at.s.k_begin + from / LC_PAGE] * LC_PAGE + from % LC_PAGE
+                                       : (size_t)at.s.k_begin + from;
+            if (arrival % 2 == 0)
+                load_rows<B, kStep>(place, a.k + row * a.ldk + kv_head * D, a.ldk, at.n_keys - from);
+            else
+                load_rows<B, kStep>(place, a.v + row * a.ldv + kv_head * D, a.ldv, at.n_keys - from);
+        }
         async_commit();
     };
     Operand<B> q(q_tile);
@@ -451,6 +454,7 @@ lc_status run_by_size(const Args& a, lc_stream stream) {
 
 LC_API lc_status LC(attention_fwd)(const lc_attention_fwd_args* a, lc_stream stream) {
     LC_TRY(check_args(*a));
+    LC_REQUIRE(!a->pages || a->own_keys == 0, LC_UNSUPPORTED);
     return for_wgmma(*a, a->own_keys == 1) ? LC(attention_wgmma_fwd)(a, stream) : run_by_size(*a, stream);
 }
 

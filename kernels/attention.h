@@ -11,7 +11,10 @@
  * One struct is every use:           q_begin  q_len  k_begin        k_len         q_pos
  *   packed training                  start    len    start          len           0
  *   padded as published (right)      start    len    start          keys < len    0
- *   decoding with a key-value cache  row      new    cache's start  past + new    past
+ *   new tokens, keys in pages        row      new    place in pages past + new    past
+ *
+ * Pages: where `pages` is given, k and v are pools of pages of LC_PAGE rows, and key row j of a sequence is row j % LC_PAGE
+ * of page pages[k_begin + j / LC_PAGE] (Kwon et al. 2023, PagedAttention). Forward only.
  *
  * Both tile lists come from the host: every LC_ATTENTION_TILE-th row of every sequence, in any order (longest first is
  * fastest). Query tiles cover q_len rows. Key tiles, which only the backward needs, cover max(q_len, k_len) rows: rows
@@ -21,6 +24,7 @@
 #include "lc.h"
 
 #define LC_ATTENTION_TILE 128
+#define LC_PAGE 64
 
 /* Shapes of a kernel's blocks (device/attention.cuh), by the shared memory of a multiprocessor they are made for. Results
  * differ in the last bits, so one device always takes the same. */
@@ -33,7 +37,7 @@ typedef enum lc_attention_blocks {
 
 typedef struct lc_sequence {
     int32_t q_begin, q_len; /* rows of q and o                      */
-    int32_t k_begin, k_len; /* rows of k and v; keys that are seen  */
+    int32_t k_begin, k_len; /* rows of k and v, or place in pages; keys that are seen */
     int32_t q_pos;          /* position of the first query row      */
 } lc_sequence;
 
@@ -48,6 +52,7 @@ typedef struct lc_attention_fwd_args {
     const lc_act *v;              /* [T_k,KV*D] in, row stride ldv                         */
     const lc_sequence *sequences; /* [S]        in, device memory                          */
     const lc_tile *q_tiles;       /* [n_q_tiles] in, device memory                         */
+    const int32_t *pages;         /* [..]       in, device memory; NULL: no pages          */
     lc_act *o;                    /* [T,H*D]    out, row stride ldo                        */
     float *lse;                   /* [H,T]      out, saved for the backward                */
     int32_t n_q_tiles, T, H, KV, D; /* H % KV == 0; D one of 16, 32, 64, 128               */

@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use crate::Result;
 use crate::data::{LabelSet, Record, TextStream};
 use crate::device::Device;
-use crate::generate::{Engine, Event, Finish, Request, Sampling, Ticket};
+use crate::generate::{Capacity, Engine, Event, Finish, Request, Sampling, Ticket};
 use crate::subject::{Loaded, Subject};
+use crate::{Result, bail_input};
 
 /// What is asked.
 #[derive(Clone, Debug)]
@@ -42,9 +42,14 @@ pub struct Answerer<'a> {
 }
 
 impl<'a> Answerer<'a> {
-    /// On a loaded model. `tokens`: of a pass at most.
-    pub fn new(subject: &'a Subject, loaded: &'a Loaded, device: &'a Device, tokens: usize) -> Result<Answerer<'a>> {
-        let engine = Engine::new(&loaded.model, &loaded.heads, device, tokens)?;
+    /// On a loaded model.
+    pub fn new(
+        subject: &'a Subject,
+        loaded: &'a Loaded,
+        device: &'a Device,
+        capacity: Capacity,
+    ) -> Result<Answerer<'a>> {
+        let engine = Engine::new(&loaded.model, &loaded.heads, device, capacity)?;
         Ok(Answerer { subject, sets: subject.sets(), engine, open: HashMap::new() })
     }
 
@@ -55,21 +60,37 @@ impl<'a> Answerer<'a> {
         self.subject.tokenizer.encode_turns(&turns)
     }
 
+    /// What can be decided, in the order that [`Question::set`] counts.
+    pub fn sets(&self) -> &[LabelSet] {
+        &self.sets
+    }
+
+    /// The question with no more new tokens than the model's context has left behind its prompt; refused where that leaves none.
+    pub fn fit(&self, question: Question) -> Result<Question> {
+        let (n, most) = (self.prompt(&question)?.len(), self.engine.most_tokens());
+        if n + question.max_new.min(1) > most {
+            bail_input!(
+                "the question has {n} tokens with all that stands before it, there is room for {most} with the answer; shorten it"
+            );
+        }
+        Ok(Question { max_new: question.max_new.min(most - n), ..question })
+    }
+
     /// Takes a question; refuses what is too long.
     pub fn ask(&mut self, question: &Question) -> Result<Ticket> {
         let prompt = self.prompt(question)?;
         let has_heads = self.subject.heads().next().is_some();
         let (max_new, sampling) = (question.max_new, question.sampling.clone());
-        let ticket =
-            self.engine.submit(Request { prompt, max_new, sampling, head: question.set.filter(|_| has_heads) })?;
+        let head = question.set.filter(|_| has_heads);
+        let ticket = self.engine.submit(Request { prompt, max_new, sampling, head, ignore_eos: false })?;
         self.open.insert(ticket, (self.subject.tokenizer.stream(), 0));
         Ok(ticket)
     }
 
-    /// Forgets a question.
-    pub fn cancel(&mut self, ticket: Ticket) {
-        self.open.remove(&ticket);
+    /// Forgets a question; how many new tokens it had.
+    pub fn cancel(&mut self, ticket: Ticket) -> usize {
         self.engine.cancel(ticket);
+        self.open.remove(&ticket).map_or(0, |(_, n_new)| n_new)
     }
 
     /// Whether nothing is under way.
@@ -79,6 +100,11 @@ impl<'a> Answerer<'a> {
 
     /// One pass of the model over all that is under way.
     pub fn step(&mut self) -> Result<Vec<(Ticket, Said)>> {
+        self.step_with(|_, _| ())
+    }
+
+    /// The same; `token` is told the id of every new token.
+    pub fn step_with(&mut self, mut token: impl FnMut(Ticket, u32)) -> Result<Vec<(Ticket, Said)>> {
         let mut said = Vec::new();
         for (ticket, event) in self.engine.step()? {
             let Some((text, n_new)) = self.open.get_mut(&ticket) else { continue };
@@ -86,6 +112,7 @@ impl<'a> Answerer<'a> {
                 Event::Label(probabilities) => said.push((ticket, Said::Label(probabilities))),
                 Event::Token(id) => {
                     *n_new += 1;
+                    token(ticket, id);
                     let piece = text.push(id)?;
                     if !piece.is_empty() {
                         said.push((ticket, Said::Text(piece)));

@@ -5,6 +5,7 @@
 //! every field has a value within its range, and nothing after it needs to ask again. Flags win over the file, the file
 //! over the defaults.
 
+pub mod chat;
 pub mod config;
 pub mod convert;
 pub mod evaluate;
@@ -16,6 +17,7 @@ pub mod numbers;
 pub mod options;
 pub mod recipe;
 pub mod sections;
+pub mod serve;
 mod stages;
 pub mod which;
 

@@ -48,6 +48,18 @@ pub struct Which {
     pub threads: usize,
 }
 
+/// How much is under way at once, where questions come as they will.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct AtOnce {
+    /// Tokens of a conversation at most, its answer included [default: the model's context]
+    #[arg(long, value_name = "TOKENS", help_heading = "Machine", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
+    pub max_length: Option<usize>,
+    /// Questions answered side by side at most. The default is what one reading of the weights serves; many more are faster in all and
+    /// slower for each
+    #[arg(long, value_name = "N", default_value_t = 16, help_heading = "Machine", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1024))]
+    pub at_once: usize,
+}
+
 fn memory(text: &str) -> Result<usize, String> {
     bytes::parse("--budget", text).map_err(|e| e.to_string())
 }

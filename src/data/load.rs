@@ -25,8 +25,17 @@ pub struct Loaded {
 /// [`Error::Input`] with file, row and field where the file is missing, broken, of no known format, or a row cannot be
 /// used; where two rows have one id.
 pub fn read(path: &Path, format: Option<Format>) -> Result<Loaded> {
+    records(path, rows::read(path, format.is_some_and(Format::is_headless))?, format)
+}
+
+/// As [`read`], of a text that is not in a file; sentences and ids call it `name`.
+pub fn read_text(name: &str, text: &str, format: Option<Format>) -> Result<Loaded> {
+    let name = Path::new(name);
+    records(name, rows::of_text(name, text, format.is_some_and(Format::is_headless))?, format)
+}
+
+fn records(path: &Path, rows: Vec<Row>, format: Option<Format>) -> Result<Loaded> {
     let file = path.display();
-    let rows = rows::read(path, format.is_some_and(Format::is_headless))?;
     let format = match format {
         Some(format) => format,
         None => Format::recognise(path, &rows)?.ok_or_else(|| {

@@ -44,7 +44,7 @@ pub use labels::{Class, LabelSet, class_of, label_sets};
 pub use layout::Layout;
 pub use leak::{leaked, row_hash, row_key};
 pub use lint::{Kind, LintOptions, LintReport, Linted, Severity, TokenRules, lint};
-pub use load::{Loaded, load, read, read_column};
+pub use load::{Loaded, load, read, read_column, read_text};
 pub use pack::{MicroBatch, efficiency, pack, pack_rows, rows_of_epoch};
 pub use prompt::{Example, Prompt};
 pub use random::SplitMix64;

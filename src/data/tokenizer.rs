@@ -98,6 +98,14 @@ impl TextTokenizer {
         self.tokenizer.decode(&shown, false).map_err(|e| Error::Input(format!("ids that do not decode: {e}")))
     }
 
+    /// Whether the last of the ids that are shown stands for one byte, which ids behind it may join to a character.
+    pub(super) fn ends_in_byte(&self, ids: &[u32]) -> bool {
+        let shown = ids.iter().rev().find(|id| !self.special.contains(id));
+        let piece = shown.and_then(|&id| self.tokenizer.id_to_token(id));
+        // The form that byte fallback writes and its decoder reads.
+        piece.is_some_and(|piece| piece.len() == 6 && piece.starts_with("<0x") && piece.ends_with('>'))
+    }
+
     /// Ids as text while they come.
     pub fn stream(&self) -> TextStream<'_> {
         TextStream::new(self)

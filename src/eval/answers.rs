@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::eval::metrics::Confusion;
+use crate::model::softmax;
 
 /// One question with everything that was read about it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -104,14 +105,6 @@ pub fn confusion(answers: &[Answer], labels: &[String], reading: Reading) -> Opt
     let read = answers.iter().filter(|answer| answer.labels == labels && answer.has(reading));
     read.for_each(|answer| confusion.count(answer.right, answer.said(reading)));
     (confusion.total() > 0).then_some(confusion)
-}
-
-/// Shares of 1 in the proportions of their exponentials.
-pub(super) fn softmax(logs: &[f64]) -> Vec<f64> {
-    let greatest = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let shares: Vec<f64> = logs.iter().map(|log| (log - greatest).exp()).collect();
-    let sum: f64 = shares.iter().sum();
-    shares.iter().map(|share| share / sum).collect()
 }
 
 /// The first of the greatest; none among nothing.

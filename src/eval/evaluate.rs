@@ -1,17 +1,17 @@
 //! A model on a set of rows: the LM loss of the answers given, and three readings of each question that has a class: what the model
 //! writes, how likely it holds each label, what the head says.
 
+use crate::Result;
 use crate::data::decision::{MARK, decision_at, parse_decision};
 use crate::data::{LabelSet, Prompt, Record, Room, TextTokenizer, Tokenized, pack};
 use crate::device::Device;
-use crate::eval::answers::{Answer, Written, softmax};
+use crate::eval::answers::{Answer, Written};
 use crate::eval::logprob::{Candidates, log_probabilities};
-use crate::generate::{Greedy, generate};
-use crate::model::{Batch, EciHead, Llama, RunOptions};
+use crate::generate::{Capacity, generate};
+use crate::model::{Batch, EciHead, Llama, RunOptions, class_probabilities};
 use crate::ops::lm_loss::{CHUNK, lm_loss};
 use crate::ops::rows::gather_rows;
 use crate::tape::Tape;
-use crate::{Error, Result};
 
 /// What is evaluated: a model, and a head for each set of labels (or none at all).
 #[derive(Clone, Copy)]
@@ -43,8 +43,8 @@ pub struct Evaluate<'a> {
     pub prompt: &'a Prompt,
     /// What a micro-batch holds at most.
     pub room: Room,
-    /// Tokens of prompts and answers that are decoded together at most.
-    pub group_tokens: usize,
+    /// Tokens of prompts and answers in the cache at most.
+    pub cached_tokens: usize,
     /// New tokens of an answer at most; 0: no text is generated.
     pub max_new: usize,
     /// Whether to read the labels' log-probabilities.
@@ -117,9 +117,9 @@ impl Evaluate<'_> {
     ) -> Result<()> {
         let prompts: Vec<&[u32]> =
             asked.iter().map(|&row| &questions.rows[row].ids[..questions.rows[row].n_prompt]).collect();
-        let eos = subject.model.config.eos.clone();
-        let greedy = Greedy { max_new: self.max_new, eos, max_tokens: self.group_tokens };
-        let written = generate(subject.model, subject.device, &prompts, &greedy, progress)?;
+        let capacity =
+            Capacity::for_prompts(prompts.iter().copied(), self.max_new, self.room.tokens, self.cached_tokens);
+        let written = generate(subject.model, subject.device, &prompts, self.max_new, false, capacity, progress)?;
         for ((ids, answer), &row) in written.into_iter().zip(answers).zip(asked) {
             let text = self.tokenizer.decode(&ids)?.trim().to_string();
             let record = &questions.records[row];
@@ -168,7 +168,7 @@ pub(crate) fn forward(subject: Subject, batch: &Batch) -> Result<(f64, Vec<Optio
         for (row, class) in batch.labels.iter().enumerate() {
             if class.is_some_and(|class| class.set == set) {
                 let n_class = head.config.labels.len();
-                said[row] = Some(probabilities(&logits[row * n_class..][..n_class])?);
+                said[row] = Some(class_probabilities(&logits[row * n_class..][..n_class])?);
             }
         }
     }
@@ -179,14 +179,4 @@ pub(crate) fn forward(subject: Subject, batch: &Batch) -> Result<(f64, Vec<Optio
     let (head, vocab) = (&subject.model.head, subject.model.config.vocab);
     let loss = lm_loss(&mut tape, &states, head, vocab, &batch.targets, 0.0, CHUNK)?;
     Ok((loss.sum, said))
-}
-
-/// Probabilities of classes from their logits.
-fn probabilities(logits: &[f32]) -> Result<Vec<f64>> {
-    if logits.iter().any(|logit| !logit.is_finite()) {
-        return Err(Error::NotFinite(
-            "a class logit of a tested row is not a number; the adapter or the base is damaged".into(),
-        ));
-    }
-    Ok(softmax(&logits.iter().map(|logit| f64::from(*logit)).collect::<Vec<_>>()))
 }

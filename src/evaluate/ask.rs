@@ -15,7 +15,7 @@ use crate::eval::{Evaluate, Evaluation};
 use crate::evaluate::TEMPLATE;
 use crate::evaluate::harness;
 use crate::evaluate::questions::Asked;
-use crate::generate::{Greedy, generate};
+use crate::generate::{Capacity, Engine};
 use crate::model::Batch;
 use crate::report::EvaluationReport;
 use crate::subject::{Loaded, Subject};
@@ -153,7 +153,7 @@ pub(super) fn evaluate(
     let readings = readings(typed, subject)?;
     let max_new = if readings.contains(&Reading::Text) { typed.new_tokens } else { 0 };
     let room = Room::of_tokens(typed.which.tokens);
-    let group_tokens = group_tokens(typed, subject, asked, device, quant, max_new)?;
+    let cached_tokens = cached_tokens(typed, subject, asked, device, quant, max_new)?;
     let Loaded { model, heads, .. } = &subject.load(device, quant)?;
     let heads = if readings.contains(&Reading::Eci) { heads.as_slice() } else { &[] };
     let bar =
@@ -165,7 +165,7 @@ pub(super) fn evaluate(
         tokenizer: &subject.tokenizer,
         prompt: &asked.prompt,
         room,
-        group_tokens,
+        cached_tokens,
         max_new,
         logprob: readings.contains(&Reading::LogProb),
     };
@@ -182,9 +182,9 @@ pub(super) fn evaluate(
     }
 }
 
-/// How many tokens of prompts and answers are decoded at once, so that the device's memory stays within the budget: tried on paper, where
+/// How many tokens of prompts and answers the cache holds, so that the device's memory stays within the budget: tried on paper, where
 /// every buffer has a size and none has memory.
-fn group_tokens(
+fn cached_tokens(
     typed: &Typed,
     subject: &Subject,
     asked: &Asked,
@@ -194,7 +194,7 @@ fn group_tokens(
 ) -> Result<usize> {
     let prompts: Vec<&[u32]> = asked.rows.iter().map(|row| &row.ids[..row.n_prompt]).collect();
     let longest = prompts.iter().map(|prompt| prompt.len() + max_new).max().unwrap_or(0);
-    let mut tokens = (typed.which.tokens * 4).max(longest);
+    let mut tokens = (typed.which.tokens * 64).max(longest);
     let largest = pack(&asked.rows, Room::of_tokens(typed.which.tokens), 0, 0)?.into_iter().max_by_key(|m| m.ids.len());
     let largest = largest.as_ref().map(Batch::new);
     loop {
@@ -205,9 +205,8 @@ fn group_tokens(
             eval::forward(whole, batch)?;
         }
         if max_new > 0 {
-            // On paper the first token is the likeliest: as an end of sequence it stops each group after its prompts.
-            let greedy = Greedy { max_new, eos: vec![0], max_tokens: tokens };
-            generate(&loaded.model, &paper, &prompts, &greedy, |_| ())?;
+            let capacity = Capacity::for_prompts(prompts.iter().copied(), max_new, typed.which.tokens, tokens);
+            Engine::new(&loaded.model, &[], &paper, capacity)?.rehearse()?;
         }
         let peak = paper.peak_bytes();
         if peak <= typed.which.budget {

@@ -14,7 +14,7 @@ use super::cost_tables::{head_table, memory_table, method, planned_table, time_t
 use crate::checkpoint::{EciConfig, LlamaConfig, ModelFolder};
 use crate::device::Device;
 use crate::eval::bootstrap::{Interval, bootstrap, quantile};
-use crate::generate::{Greedy, generate};
+use crate::generate::{Capacity, generate};
 use crate::model::{Batch, EciHead, Frozen, Llama, LoraSpec, Params, RunOptions, Source, load};
 use crate::tape::Tape;
 use crate::{Result, bail_input};
@@ -259,8 +259,8 @@ impl Loaded {
 
     /// Answers of exactly `n` tokens: nothing ends them.
     fn write(&self, prompts: &[&[u32]], n: usize) -> Result<()> {
-        let greedy = Greedy { max_new: n, eos: Vec::new(), max_tokens: usize::MAX };
-        let answers = generate(&self.model, &self.device, prompts, &greedy, |_| ())?;
+        let capacity = Capacity::for_prompts(prompts.iter().copied(), n, usize::MAX, usize::MAX);
+        let answers = generate(&self.model, &self.device, prompts, n, true, capacity, |_| ())?;
         assert!(answers.iter().all(|answer| answer.len() == n), "an answer of its full length");
         Ok(())
     }

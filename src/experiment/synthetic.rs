@@ -64,7 +64,7 @@ impl World {
     pub fn draw(&self, n: usize, random: &mut SplitMix64) -> Rows {
         let mut rows = Rows { hidden: Vec::new(), cu_seqlens: vec![0], n_prompt: Vec::new(), labels: Vec::new() };
         for _ in 0..n {
-            let class = self.class(unit(random));
+            let class = self.class(random.unit());
             let n_prompt = LENGTHS.start() + random.below(LENGTHS.count());
             let mut blocks: Vec<f64> = (0..HIDDEN / BLOCK).map(|_| normal(random)).collect();
             blocks[class] += self.signal;
@@ -91,15 +91,10 @@ impl World {
     }
 }
 
-/// Uniform in [0, 1), 53 bits.
-fn unit(random: &mut SplitMix64) -> f64 {
-    (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64
-}
-
 /// A standard normal number (Box and Muller 1958).
 pub(super) fn normal(random: &mut SplitMix64) -> f64 {
-    let radius = (-2.0 * (1.0 - unit(random)).ln()).sqrt();
-    radius * (std::f64::consts::TAU * unit(random)).cos()
+    let radius = (-2.0 * (1.0 - random.unit()).ln()).sqrt();
+    radius * (std::f64::consts::TAU * random.unit()).cos()
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! Text from the model: many requests at once on one model, token by token.
 
+mod batch;
 mod engine;
-mod greedy;
 mod sampling;
 
-pub use engine::{Engine, Event, Finish, Request, Ticket};
-pub use greedy::{Greedy, generate, logits};
+pub use batch::generate;
+pub use engine::{Capacity, Engine, Event, Finish, Request, Ticket, logits};
 pub use sampling::Sampling;

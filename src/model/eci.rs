@@ -11,7 +11,7 @@ use crate::ops::dense::dense;
 use crate::ops::eci_pool::eci_pool;
 use crate::ops::token_pool::{TokenPool, token_pool};
 use crate::tape::{Param, Tape, Var};
-use crate::{Result, bail_input};
+use crate::{Error, Result, bail_input};
 
 /// The head's layers; all fp32.
 pub struct EciHead {
@@ -68,6 +68,19 @@ impl EciHead {
         Ok(EciHead { config: plan.config, leaky_logits: false, layers, activation })
     }
 
+    /// That a prompt of this many tokens is not too long for the head.
+    pub fn expect_prompt(&self, n_tokens: usize) -> Result<()> {
+        let most = self.config.positions;
+        if self.config.kind == "paper" && n_tokens > most {
+            bail_input!(
+                "the question has {n_tokens} tokens with all that stands before it, the head {} has room for {most}; shorten it, or \
+                 ask without a label",
+                self.config.name
+            );
+        }
+        Ok(())
+    }
+
     /// What the first layer reads: [S, features] fp32. `n_keep` [S]: the first tokens of each sequence that count.
     pub fn pool(&self, tape: &mut Tape, hidden: &Var, cu_seqlens: &[i32], n_keep: &[i32]) -> Result<Var> {
         let kind = match self.config.kind.as_str() {
@@ -97,4 +110,20 @@ impl EciHead {
         let features = self.pool(tape, hidden, cu_seqlens, n_keep)?;
         self.classify(tape, &features)
     }
+}
+
+/// Probabilities of classes from a row's logits. One that is no number is an error.
+pub fn class_probabilities(logits: &[f32]) -> Result<Vec<f64>> {
+    if logits.iter().any(|logit| !logit.is_finite()) {
+        return Err(Error::NotFinite("a class logit is not a number; the adapter or the base is damaged".into()));
+    }
+    Ok(softmax(&logits.iter().map(|logit| f64::from(*logit)).collect::<Vec<_>>()))
+}
+
+/// Shares of a whole, from their logarithms.
+pub fn softmax(logs: &[f64]) -> Vec<f64> {
+    let greatest = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let shares: Vec<f64> = logs.iter().map(|log| (log - greatest).exp()).collect();
+    let sum: f64 = shares.iter().sum();
+    shares.iter().map(|share| share / sum).collect()
 }

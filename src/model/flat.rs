@@ -23,11 +23,14 @@ pub enum OptimiserStates {
     Fp32,
     /// 8 bits with a scale per block of 256: a good two bytes a weight.
     Eight,
+    /// Nothing is trained: no moments and no gradients.
+    Unused,
 }
 
 enum Moments {
     Fp32([Tensor; 2]),
     Eight { moments: [Moment8; 2], maps: Tensor },
+    Unused,
 }
 
 /// One group of parameters.
@@ -70,8 +73,10 @@ impl Flat {
                 moments: [Moment8::zeros(device, &m, n)?, Moment8::zeros(device, &v, n)?],
                 maps: maps_on(device)?,
             },
+            OptimiserStates::Unused => Moments::Unused,
         };
-        let stored = |s: &&Stretch| s.factors.is_none();
+        let unused = states == OptimiserStates::Unused;
+        let stored = |s: &&Stretch| s.factors.is_none() && !unused;
         let room = |s: &Stretch| s.range.len().next_multiple_of(ALIGN);
         let n_stored: usize = stretches.iter().filter(stored).map(room).sum();
         let gradients = match n_stored {
@@ -83,6 +88,7 @@ impl Flat {
         for stretch in stretches {
             let Stretch { range, factors } = stretch;
             let grad = match factors {
+                _ if unused => Gradient::Nowhere(device.clone(), [range.len()].into()),
                 Some((rows, shape)) => {
                     Gradient::Factors(Rc::new(Factors::new(device, &name("gradient factors"), *rows, *shape)?))
                 }
@@ -112,6 +118,7 @@ impl Flat {
                     let [m, v] = moments.each_ref().map(|t| t.part(range));
                     adamw8(weights, [&m, &v], maps, config, Some(clip), step)?;
                 }
+                Moments::Unused => drop(weights.grad.stored()?),
             }
         }
         Ok(())
@@ -138,6 +145,7 @@ impl Flat {
                     state.push((name(&format!("{what}.scales")), moment.scales.clone()));
                 }
             }
+            Moments::Unused => {}
         }
         state
     }

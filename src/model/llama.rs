@@ -19,7 +19,6 @@ use crate::ops::sequences::SequenceLayout;
 use crate::ops::stow::{HostWay, Shelf, Stowed};
 use crate::ops::swiglu::swiglu;
 use crate::tape::{Again, Hold, Pass, Tape, Var};
-use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -102,7 +101,7 @@ impl Llama {
         tape: &mut Tape,
         ids: &[i32],
         layout: &Arc<SequenceLayout>,
-        cache: &Rc<RefCell<KvCache>>,
+        cache: &Rc<KvCache>,
     ) -> Result<Var> {
         self.run(tape, ids, layout, &RunOptions::default(), Some(cache))
     }
@@ -113,7 +112,7 @@ impl Llama {
         ids: &[i32],
         layout: &Arc<SequenceLayout>,
         options: &RunOptions,
-        cache: Option<&Rc<RefCell<KvCache>>>,
+        cache: Option<&Rc<KvCache>>,
     ) -> Result<Var> {
         let (eps, shelf) = (self.config.rms_eps, Rc::new(Shelf::default()));
         let embedded = embedding(tape, &self.embedding, ids)?;
@@ -156,7 +155,7 @@ struct LayerPass {
     rotary: Arc<RotaryTable>,
     config: LlamaConfig,
     dropout: Option<Dropout>,
-    cache: Option<Rc<RefCell<KvCache>>>,
+    cache: Option<Rc<KvCache>>,
     index: usize,
     keep: Keep,
     host_way: Rc<HostWay>,
@@ -223,16 +222,14 @@ impl LayerPass {
     fn attention(&self, tape: &mut Tape, x: &Var) -> Result<Var> {
         let (l, c) = (&self.layer, &self.config);
         let [q, k, v] = take(linear(tape, x, &[&l.q, &l.k, &l.v], self.through("q, k, v", 0))?);
-        let q = rotary(tape, q, &self.rotary, &self.layout, c.n_heads, c.head_dim)?;
-        let k = rotary(tape, k, &self.rotary, &self.layout, c.n_kv_heads, c.head_dim)?;
-        let (k, v) = match &self.cache {
-            Some(cache) => {
-                let (k, v) = cache.borrow_mut().append(self.index, k.value(), v.value())?;
-                (tape.var(k, false), tape.var(v, false))
+        let o = match &self.cache {
+            Some(cache) => cache.attend(tape, self.index, [&q, &k, &v], &self.rotary, &self.layout, c)?,
+            None => {
+                let q = rotary(tape, q, &self.rotary, &self.layout, c.n_heads, c.head_dim)?;
+                let k = rotary(tape, k, &self.rotary, &self.layout, c.n_kv_heads, c.head_dim)?;
+                attention(tape, &q, &k, &v, &self.layout, c.n_heads, c.n_kv_heads, c.head_dim)?
             }
-            None => (k, v),
         };
-        let o = attention(tape, &q, &k, &v, &self.layout, c.n_heads, c.n_kv_heads, c.head_dim)?;
         let [y] = take(linear(tape, &o, &[&l.o], self.through("attention branch", 3))?);
         Ok(y)
     }

@@ -15,7 +15,7 @@ mod weights;
 pub use adapter::{adapter_tensors, head_tensors, put_adapter, put_head, unpad};
 pub use batch::Batch;
 pub use cache::KvCache;
-pub use eci::{EciHead, EciPlan};
+pub use eci::{EciHead, EciPlan, class_probabilities, softmax};
 pub use flat::OptimiserStates;
 pub use keep::{Keep, describe_layers, parse_layers};
 pub use llama::{Llama, RunOptions};

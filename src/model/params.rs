@@ -124,7 +124,8 @@ impl ParamsBuilder {
                 flat.sections.iter().find(|s| s.range.contains(&spec.offset)).expect("sections cover the group");
             let grad = match &section.weights.grad {
                 Gradient::Stored(whole) => Gradient::Stored(part(whole, spec.offset - section.range.start)),
-                factors => factors.clone(),
+                Gradient::Factors(factors) => Gradient::Factors(factors.clone()),
+                Gradient::Nowhere(device, _) => Gradient::Nowhere(device.clone(), spec.shape.as_slice().into()),
             };
             Param::with(spec.name.clone(), value, grad)
         };
@@ -222,7 +223,7 @@ impl Params {
         self.params.iter().for_each(Param::reset);
         self.gradients().iter().try_for_each(|gradient| match gradient {
             Gradient::Stored(tensor) => tensor.fill_zero(),
-            Gradient::Factors(_) => Ok(()),
+            Gradient::Factors(_) | Gradient::Nowhere(..) => Ok(()),
         })
     }
 

@@ -1,6 +1,8 @@
 //! Causal attention over packed sequences with grouped kv heads (kernels/attention.h).
 
-pub use super::sequences::SequenceLayout;
+pub use super::sequences::{PAGE, Paged, SequenceLayout};
+
+use super::sequences::Keys;
 
 use crate::device::{DType, Tensor};
 use crate::ffi::{self, lc_attention_bwd_args, lc_attention_fwd_args};
@@ -23,7 +25,7 @@ impl Heads {
 }
 
 /// `q` [T,H*D], `k`, `v` [T_k,KV*D], already turned by rotary. Returns `o` [T,H*D]. The layout says which rows are keys of
-/// which queries; with a cache ([`SequenceLayout::decode`]) `k` and `v` are the whole cache, and there is no backward.
+/// which queries; with pages ([`SequenceLayout::paged`]) `k` and `v` are the whole cache, and there is no backward.
 #[allow(clippy::too_many_arguments)]
 pub fn attention(
     tape: &mut Tape,
@@ -62,6 +64,10 @@ pub fn attention(
         v: v.value().ptr(),
         sequences: layout.sequences.ptr(),
         q_tiles: layout.q_tiles.ptr(),
+        pages: match &layout.keys {
+            Keys::Own { .. } => std::ptr::null(),
+            Keys::Paged(pages) => pages.numbers.ptr(),
+        },
         o: o.ptr(),
         lse: lse.ptr(),
         n_q_tiles: layout.q_tiles.shape()[0] as i32,
@@ -108,6 +114,7 @@ impl Node for Attention {
         let (q, k, v, heads) = (&self.q.value()?, &self.k.value()?, &self.v.value()?, self.heads);
         let gradient = |of: &Tensor| device.empty("gradients", of.dtype(), of.shape());
         let (dq, dk, dv) = (gradient(q)?, gradient(k)?, gradient(v)?);
+        let Keys::Own { tiles: k_tiles } = &self.layout.keys else { unreachable!("refused in the forward") };
         let delta = device.empty("attention delta", DType::F32, self.lse.shape())?;
         let (ldq, ldk) = ((heads.n * heads.size) as i32, (heads.n_kv * heads.size) as i32);
         let args = lc_attention_bwd_args {
@@ -119,13 +126,13 @@ impl Node for Attention {
             lse: self.lse.ptr(),
             sequences: self.layout.sequences.ptr(),
             q_tiles: self.layout.q_tiles.ptr(),
-            k_tiles: self.layout.k_tiles.ptr(),
+            k_tiles: k_tiles.ptr(),
             delta: delta.ptr(),
             dq: dq.ptr(),
             dk: dk.ptr(),
             dv: dv.ptr(),
             n_q_tiles: self.layout.q_tiles.shape()[0] as i32,
-            n_k_tiles: self.layout.k_tiles.shape()[0] as i32,
+            n_k_tiles: k_tiles.shape()[0] as i32,
             T: self.layout.n_rows() as i32,
             H: heads.n as i32,
             KV: heads.n_kv as i32,

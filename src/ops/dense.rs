@@ -47,11 +47,11 @@ impl Node for Dense {
         let dy = grads.expect("dense", self.y)?;
         let (x, weight) = (&self.x.value()?, &self.weight.value);
         let dw = match &self.weight.grad {
-            Gradient::Stored(dw) => dw.ptr(),
             Gradient::Factors(factors) => {
                 factors.push(&dy, x)?;
                 null_mut()
             }
+            stored => stored.stored()?.ptr(),
         };
         let slot = self.x.slot();
         let dx = if slot.needs_grad() { Some(grads.open(slot)?) } else { None };

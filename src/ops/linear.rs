@@ -13,7 +13,7 @@ use crate::ops::fp8::Fp8Scales;
 use crate::ops::linear_fp8::{self, Forward8, Weight8};
 use crate::ops::matmul::{Layout, Product, matmul, matmul_each};
 use crate::ops::nf4::Nf4Weight;
-use crate::tape::{Again, Grads, Node, Param, Saved, Tape, Var, VarId, Write};
+use crate::tape::{Again, Gradient, Grads, Node, Param, Saved, Tape, Var, VarId, Write};
 use crate::{Error, Result};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -125,7 +125,9 @@ impl Linear {
             a.value.expect(&format!("{name} lora_A"), act, &[r, n_in])?;
             b.value.expect(&format!("{name} lora_B"), act, &[n_out, r])?;
             for p in [a, b] {
-                p.grad.stored()?.expect(&format!("{name} gradient"), DType::F32, p.value.shape())?;
+                if !matches!(p.grad, Gradient::Nowhere(..)) {
+                    p.grad.stored()?.expect(&format!("{name} gradient"), DType::F32, p.value.shape())?;
+                }
             }
         }
         Ok(Linear { name, weight, lora, n_in, n_out })

@@ -47,6 +47,27 @@ impl RotaryTable {
     pub fn n_positions(&self) -> usize {
         self.n_positions
     }
+
+    /// Features of a head.
+    pub(super) fn head_dim(&self) -> usize {
+        self.head_dim
+    }
+
+    /// cos and sin, [n_positions, D/2] each.
+    pub(super) fn tensors(&self) -> (&Tensor, &Tensor) {
+        (&self.cos, &self.sin)
+    }
+
+    /// That the table has this position.
+    pub(super) fn expect_position(&self, position: usize) -> Result<()> {
+        if position >= self.n_positions {
+            bail_input!(
+                "a sequence reaches position {position}, the model was made for {}: shorten or split it",
+                self.n_positions
+            );
+        }
+        Ok(())
+    }
 }
 
 /// Turns every head of `x` [T,n_heads*D] by its row's position, in place: `x` is used up, the result has its memory.
@@ -62,13 +83,7 @@ pub fn rotary(
     if head_dim != table.head_dim {
         return Err(Error::Shape(format!("rotary: heads of {head_dim}, a table for heads of {}", table.head_dim)));
     }
-    if layout.max_position() >= table.n_positions {
-        bail_input!(
-            "a sequence reaches position {}, the model was made for {}: shorten or split it",
-            layout.max_position(),
-            table.n_positions
-        );
-    }
+    table.expect_position(layout.max_position())?;
     if tape.recording() && !x.value().is_unique() {
         let name = x.value().name();
         return Err(Error::Shape(format!("rotary turns `{name}` in place, but something else still holds it")));

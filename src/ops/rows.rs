@@ -2,7 +2,7 @@
 
 use crate::device::Tensor;
 use crate::ffi::{self, lc_rows_gather_args, lc_rows_scatter_args};
-use crate::tape::{Grads, Node, Slot, Tape, Var, VarId, Write};
+use crate::tape::{Grads, Node, Slot, Tape, Var, VarId};
 use crate::{Error, Result};
 
 /// `x` [T,C] to [n,C]: row `i` of the result is row `rows[i]` of `x`. `rows` is strictly ascending, as targets are.
@@ -52,28 +52,6 @@ impl Node for GatherRows {
             ffi::launch(&device, &ffi::ROWS_SCATTER, &args, &[&dy, &self.rows, dx])
         })
     }
-}
-
-/// Adds the rows of `y` [n,C] to those rows of `x` [T,C], strictly ascending. No tape node: it stores into a cache whose
-/// rows are still zero.
-pub fn add_rows(y: &Tensor, rows: &[i32], x: &Tensor) -> Result<()> {
-    let device = y.device();
-    let [n, c] = y.dims("add_rows y")?;
-    let [t, _] = x.dims("add_rows x")?;
-    y.expect("add_rows y", device.act(), &[rows.len(), c])?;
-    x.expect("add_rows x", device.act(), &[t, c])?;
-    check_ascending("add_rows", rows, t)?;
-    let rows = device.upload_i32("cache rows", &[n], rows)?;
-    let args = lc_rows_scatter_args {
-        dy: y.ptr(),
-        rows: rows.ptr(),
-        dx: x.ptr(),
-        n: n as i32,
-        T: t as i32,
-        C: c as i32,
-        write: Write::Add.code(),
-    };
-    ffi::launch(device, &ffi::ROWS_SCATTER, &args, &[y, &rows, x])
 }
 
 fn check_ascending(op: &str, rows: &[i32], t: usize) -> Result<()> {

@@ -3,6 +3,7 @@
 //! width, a prompt that this tokenizer encodes otherwise.
 
 mod adapter;
+mod capacity;
 
 pub use adapter::Adapter;
 
@@ -127,14 +128,8 @@ impl Subject {
             false => Source::Folder(&self.folder),
         };
         let (model, params, plans) = load(device, source, frozen, lora.as_ref(), 0, |builder| {
-            // Nothing is trained; the states that take the least room are allocated.
-            builder.optimiser_states(OptimiserStates::Eight);
-            let plan = |(head, _): &(_, _)| {
-                let plan = EciHead::plan(builder, head)?;
-                plan.factor(builder, 1);
-                Ok(plan)
-            };
-            self.heads().map(plan).collect::<Result<Vec<_>>>()
+            builder.optimiser_states(OptimiserStates::Unused);
+            self.heads().map(|(head, _)| EciHead::plan(builder, head)).collect::<Result<Vec<_>>>()
         })?;
         if let Some(adapter) = self.adapter.as_ref().filter(|_| !device.is_paper()) {
             put_adapter(&params, adapter.config.r, &adapter.tensors)?;

@@ -18,15 +18,20 @@ pub enum Gradient {
     Stored(Tensor),
     /// `dW[o,i] = sum_r dy[r,o] x[r,i]`, formed where it is needed.
     Factors(Rc<Factors>),
+    /// Nowhere: the parameter [shape] is used and not trained.
+    Nowhere(Device, Rc<[usize]>),
 }
 
 impl Gradient {
-    /// The stored tensor; an error for factors, which an operation must know to write.
+    /// The stored tensor; an error for factors, which an operation must know to write, and where nothing is trained.
     pub fn stored(&self) -> Result<&Tensor> {
         match self {
             Gradient::Stored(tensor) => Ok(tensor),
             Gradient::Factors(f) => {
                 Err(Error::Shape(format!("the gradient {:?} is kept as factors, not as a tensor", f.shape)))
+            }
+            Gradient::Nowhere(_, shape) => {
+                Err(Error::Shape(format!("the parameter {shape:?} was loaded to be used: it has no gradient")))
             }
         }
     }
@@ -36,6 +41,7 @@ impl Gradient {
         match self {
             Gradient::Stored(tensor) => tensor.shape(),
             Gradient::Factors(f) => &f.shape,
+            Gradient::Nowhere(_, shape) => shape,
         }
     }
 
@@ -49,12 +55,14 @@ impl Gradient {
         match self {
             Gradient::Stored(tensor) => tensor.device(),
             Gradient::Factors(f) => f.x.device(),
+            Gradient::Nowhere(device, _) => device,
         }
     }
 
     /// For the optimiser's kernels.
     pub fn args(&self) -> lc_gradient {
         match self {
+            Gradient::Nowhere(..) => lc_gradient { dense: null(), dy: null(), x: null(), rows: 0, n_in: 0, n_out: 0 },
             Gradient::Stored(tensor) => {
                 lc_gradient { dense: tensor.ptr(), dy: null(), x: null(), rows: 0, n_in: 0, n_out: 0 }
             }
@@ -72,7 +80,7 @@ impl Gradient {
     /// The values, on the host; factors are multiplied out in the kernels' order.
     pub fn read_f32(&self) -> Result<Vec<f32>> {
         let f = match self {
-            Gradient::Stored(tensor) => return tensor.read_f32(),
+            Gradient::Stored(_) | Gradient::Nowhere(..) => return self.stored()?.read_f32(),
             Gradient::Factors(f) => f,
         };
         let [n_out, n_in] = f.shape;

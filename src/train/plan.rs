@@ -13,7 +13,7 @@ use crate::cli::RunConfig;
 use crate::data::LabelSet;
 use crate::device::{Compute, Device, MemoryUse};
 use crate::eval;
-use crate::generate::{Greedy, generate};
+use crate::generate::{Capacity, Engine};
 use crate::model::{Batch, Keep, RunOptions, Source};
 use crate::train::prepare;
 use crate::train::work::{Use, Work};
@@ -61,8 +61,8 @@ pub struct Plan {
     pub context: usize,
     /// Bytes by buffer name at the peak.
     pub at_peak: Vec<(String, usize)>,
-    /// Tokens, answers included, that are decoded together when text is generated.
-    pub group_tokens: usize,
+    /// Tokens that the cache holds when text is generated.
+    pub cached_tokens: usize,
     /// Pinned host memory.
     pub pinned: usize,
     /// Modelled time of a step, relative to one that keeps the outputs of all products.
@@ -88,7 +88,7 @@ impl Planner<'_> {
     /// The fastest plan within the budget, or a sentence that says what to change.
     pub fn plan(&self, work: &Work) -> Result<Plan> {
         let (keep, found) = self.held_by_every(work)?;
-        let (group_tokens, generating) = self.group(work, found.memory.peak_bytes)?;
+        let (cached_tokens, generating) = self.cached(work, found.memory.peak_bytes)?;
         let memory = match generating {
             Some(memory) if memory.peak_bytes > found.memory.peak_bytes => memory,
             _ => found.memory,
@@ -97,7 +97,7 @@ impl Planner<'_> {
             arena: memory.peak_bytes,
             context: self.context,
             at_peak: memory.at_peak.into_iter().collect(),
-            group_tokens,
+            cached_tokens,
             pinned: found.pinned,
             slower: 1.0 + keep.iter().map(|k| self.extra_share(*k)).sum::<f64>() / keep.len().max(1) as f64,
             keep: keep.into(),
@@ -254,20 +254,18 @@ impl Planner<'_> {
         Ok(Found { memory: device.memory_use(), pinned: device.host_memory_use().peak_bytes, highest })
     }
 
-    /// How many tokens of prompts and answers to decode at once without a higher peak, and what that holds. Prompts are
+    /// How many tokens of prompts and answers the cache may hold without a higher peak, and what that holds. Prompts are
     /// never left out: the longest alone may raise the peak.
-    fn group(&self, work: &Work, peak: usize) -> Result<(usize, Option<MemoryUse>)> {
+    fn cached(&self, work: &Work, peak: usize) -> Result<(usize, Option<MemoryUse>)> {
         let max_new = self.config.eval.new_tokens;
         let Some(longest) = work.prompts.iter().map(|p| p.len() + max_new).max() else { return Ok((0, None)) };
         let mut tokens = (self.config.train.tokens * 4).max(longest);
         loop {
             let device = Device::paper(self.compute, self.cuda);
             let trainer = prepare::trainer(self.config, &device, self.source, self.sets)?;
-            let prompts: Vec<&[u32]> = work.prompts.iter().map(Vec::as_slice).collect();
-            // On paper every logit is 0 and the likeliest token the first: as an end of sequence it stops each group after
-            // the pass over its prompts, the largest.
-            let greedy = Greedy { max_new, eos: vec![0], max_tokens: tokens };
-            generate(&trainer.model, &device, &prompts, &greedy, |_| ())?;
+            let prompts = work.prompts.iter().map(Vec::as_slice);
+            let capacity = Capacity::for_prompts(prompts, max_new, self.config.train.tokens, tokens);
+            Engine::new(&trainer.model, &[], &device, capacity)?.rehearse()?;
             let memory = device.memory_use();
             if memory.peak_bytes <= peak || tokens == longest {
                 return Ok((tokens, Some(memory)));

@@ -383,7 +383,7 @@ impl Run<'_> {
             tokenizer: &data.tokenizer,
             prompt: &data.prompt,
             room: room(self.config),
-            group_tokens: self.plan.group_tokens,
+            cached_tokens: self.plan.cached_tokens,
             max_new: if data.sets.is_empty() { 0 } else { self.config.eval.new_tokens },
             logprob: false,
         };

@@ -7,7 +7,8 @@ use llamacare::device::{Compute, DType, Device, Tensor};
 use llamacare::ops::activation::{Activation, activation};
 use llamacare::ops::adamw::{AdamwConfig, Weights, adamw};
 use llamacare::ops::adamw8::{Moment8, adamw8, maps_on};
-use llamacare::ops::attention::{SequenceLayout, attention};
+use llamacare::ops::attention::{Paged, SequenceLayout, attention};
+use llamacare::ops::attention_decode::attention_decode;
 use llamacare::ops::blocks8::quantize;
 use llamacare::ops::cross_entropy::cross_entropy;
 use llamacare::ops::dense::dense;
@@ -16,11 +17,12 @@ use llamacare::ops::eci_pool::eci_pool;
 use llamacare::ops::embedding::embedding;
 use llamacare::ops::fp8::{Fp8, Fp8Product, Fp8Scales, Orientation, Road, matmul_fp8_by};
 use llamacare::ops::grad_norm::grad_norm;
+use llamacare::ops::kv_append::kv_append;
 use llamacare::ops::matmul::{Cut, Layout, Product, matmul_cut};
 use llamacare::ops::nf4::{Nf4Weight, nested_map_on};
 use llamacare::ops::rms_norm::rms_norm;
 use llamacare::ops::rotary::{RotaryTable, rotary};
-use llamacare::ops::rows::{add_rows, gather_rows};
+use llamacare::ops::rows::gather_rows;
 use llamacare::ops::softmax_ce::softmax_ce;
 use llamacare::ops::swiglu::swiglu;
 use llamacare::ops::token_pool::{TokenPool, token_pool};
@@ -169,20 +171,27 @@ fn layers(cases: &mut Cases) {
     cases.on_tape("192 rows", vec![q, k.clone(), v.clone()], |tape, x| {
         attention(tape, &x[0], &x[1], &x[2], &layout, h, h, D).unwrap()
     });
-    let one = Arc::new(SequenceLayout::decode(&device, &[(0, t - 1, 1)]).unwrap());
-    let new = cases.act(&[1, h * D]);
-    cases.count("a new token", || {
+    let paged =
+        |past: usize, new: usize| SequenceLayout::paged(&device, &[Paged { pages: &[2, 0, 1], past, new }]).unwrap();
+    let (new, one, two) = (cases.act(&[2, h * D]), paged(t as usize - 1, 1), Arc::new(paged(t as usize - 2, 2)));
+    let first = new.rows(0, 1);
+    cases.count("a new token", || drop(attention_decode(&first, &k, &v, &one, h, h, D).unwrap()));
+    cases.count("a new token, 2 heads a kv head", || {
+        let [k, v] = [&k, &v].map(|x| x.view(&[2 * t as usize, D]));
+        drop(attention_decode(&first, &k, &v, &one, h, 1, D).unwrap());
+    });
+    cases.count("2 new tokens", || {
         let mut tape = Tape::inference(&device);
         let [q, k, v] = [&new, &k, &v].map(|x| tape.var(x.clone(), false));
-        attention(&mut tape, &q, &k, &v, &one, h, h, D).unwrap();
+        attention(&mut tape, &q, &k, &v, &two, h, h, D).unwrap();
     });
+    let table = RotaryTable::new(&device, t as usize, D, 10_000.0).unwrap();
+    cases.count("2 new tokens", || kv_append([&new, &new, &new], &table, &two, [&k, &v]).unwrap());
 
     let hidden = cases.act(&[8, C]);
     let ids: Vec<i32> = (0..8).map(|i| i * 3 % 8).collect();
     cases.count("8 rows", || drop(embedding(&mut Tape::inference(&device), &hidden, &ids).unwrap()));
     cases.on_tape("3 of 8 rows", vec![hidden.clone()], |tape, v| gather_rows(tape, &v[0], &[1, 2, 6]).unwrap());
-    let three = cases.act(&[3, C]);
-    cases.count("3 rows added", || add_rows(&three, &[1, 2, 6], &hidden).unwrap());
     let mask = Dropout { p: 0.05, seed: 1, step: 2, tensor: 3 };
     cases.count("8 rows", || mask.apply(&hidden, &hidden, Write::Set).unwrap());
     let wide = cases.act(&[4, F]);

@@ -5,7 +5,6 @@ use crate::common::{Golden, for_each_device};
 use llamacare::data::Tokenized;
 use llamacare::device::{Compute, DType, Device};
 use llamacare::ffi::set_threads;
-use llamacare::generate::{Greedy, generate, logits};
 use llamacare::model::{Keep, Quantise, RunOptions};
 use llamacare::ops::dropout::Dropout;
 use llamacare::tape::Tape;
@@ -130,34 +129,5 @@ fn the_padding_of_ranks_stays_zero_through_training() {
             values.chunks(columns).flat_map(|row| row[5..].to_vec()).collect()
         };
         assert!(padding.iter().all(|v| *v == 0.0), "{}", param.name);
-    }
-}
-
-/// Decoding with a cache takes, step by step, the token that a full forward over the same text ranks first.
-#[test]
-fn greedy_decoding_with_a_cache_is_greedy_decoding_without() {
-    let rows = rows(&Golden::load("llama"));
-    let device = Device::cpu(Compute::Fp32).unwrap();
-    let trainer = trainer(&device, Quantise::Nf4Double, false);
-    let prompts: Vec<&[u32]> = rows.iter().map(|r| &r.ids[..r.n_prompt.min(r.ids.len())]).collect();
-    let greedy = Greedy { max_new: 6, eos: vec![2], max_tokens: 40 };
-    let answers = generate(&trainer.model, &device, &prompts, &greedy, |_| ()).unwrap();
-    for (prompt, answer) in prompts.iter().zip(&answers) {
-        let mut text = prompt.to_vec();
-        for step in 0..6 {
-            let row = Tokenized { id: "p".into(), n_prompt: text.len(), ids: text.clone(), label: None };
-            let mut tape = Tape::inference(&device);
-            let one = batch(&[row], &[0]);
-            let hidden = trainer.model.forward(&mut tape, &one, &RunOptions::default()).unwrap();
-            let last =
-                logits(&trainer.model, &hidden.value().rows(text.len() - 1, text.len())).unwrap().read_f32().unwrap();
-            let best = (0..91).fold(0, |best, i| if last[i] > last[best] { i } else { best }) as u32;
-            if best == 2 {
-                assert_eq!(answer.len(), step);
-                break;
-            }
-            assert_eq!(answer[step], best, "step {step} after {prompt:?}");
-            text.push(best);
-        }
     }
 }

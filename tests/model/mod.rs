@@ -3,6 +3,7 @@
 mod eci;
 mod fp8;
 mod frozen;
+mod generate;
 mod heads;
 mod invariants;
 mod llama;
@@ -36,7 +37,19 @@ fn trainer_with(
     states: OptimiserStates,
     factor_rows: Option<usize>,
 ) -> Trainer {
-    let model_folder = ModelFolder::open(&folder()).unwrap();
+    trainer_of(&folder(), device, frozen, with_head, states, factor_rows)
+}
+
+/// The same with another folder of the model.
+fn trainer_of(
+    model: &Path,
+    device: &Device,
+    frozen: impl Into<Frozen>,
+    with_head: bool,
+    states: OptimiserStates,
+    factor_rows: Option<usize>,
+) -> Trainer {
+    let model_folder = ModelFolder::open(model).unwrap();
     let (config, tensors) = load_adapter(&folder().join("adapter")).unwrap();
     let spec = LoraSpec { rank: config.r, scale: config.scale(), targets: config.targets.clone() };
     let head = EciConfig {

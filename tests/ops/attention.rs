@@ -7,7 +7,7 @@ use llamacare::ffi::{
     self, LC_ATTENTION_100K, LC_ATTENTION_164K, LC_ATTENTION_AUTO, LC_ATTENTION_SM90, lc_attention_blocks,
     lc_attention_fwd_args,
 };
-use llamacare::ops::attention::{SequenceLayout, attention};
+use llamacare::ops::attention::{PAGE, Paged, SequenceLayout, attention};
 use llamacare::tape::Tape;
 use std::sync::Arc;
 
@@ -240,14 +240,18 @@ fn packed_sequences_are_bit_equal_to_one_at_a_time() {
 fn decoding_with_a_cache_gives_the_rows_of_the_full_forward() {
     for_each_device(|device| {
         let heads @ [h, kv, d] = [4, 2, 16];
-        let (t, cache_row, act) = (150, 9, device.act());
+        let (t, act) = (150, device.act());
+        // Its pages lie anywhere.
+        let pages = [4, 1, 3];
         let inputs = Inputs::random(t, heads);
         let whole = inputs.run(device, &Arc::new(SequenceLayout::packed(device, &[0, t as i32]).unwrap()));
         // What lies around the sequence in the cache must not matter, not even a NaN.
         let cache = |x: &[f32]| {
-            let mut rows = vec![f32::NAN; (cache_row + t + 70) * kv * d];
-            rows[cache_row * kv * d..][..x.len()].copy_from_slice(x);
-            device.upload("cache", act, &[cache_row + t + 70, kv * d], &rows).unwrap()
+            let mut rows = vec![f32::NAN; 6 * PAGE * kv * d];
+            for (page, part) in pages.iter().zip(x.chunks(PAGE * kv * d)) {
+                rows[*page as usize * PAGE * kv * d..][..part.len()].copy_from_slice(part);
+            }
+            device.upload("cache", act, &[6 * PAGE, kv * d], &rows).unwrap()
         };
         for (past, new) in [(0, 1), (149, 1), (63, 1), (64, 3), (60, 90)] {
             let now = inputs.rows(past, past + new);
@@ -255,7 +259,7 @@ fn decoding_with_a_cache_gives_the_rows_of_the_full_forward() {
             let mut tape = Tape::inference(device);
             let q = tape.var(device.upload("q", act, &[new, h * d], &now.q).unwrap(), false);
             let (k, v) = (tape.var(cache(&seen.k), false), tape.var(cache(&seen.v), false));
-            let layout = SequenceLayout::decode(device, &[(cache_row as i32, past as i32, new as i32)]).unwrap();
+            let layout = SequenceLayout::paged(device, &[Paged { pages: &pages, past, new }]).unwrap();
             assert_eq!(layout.positions().read_i32().unwrap()[0], past as i32);
             let o = attention(&mut tape, &q, &k, &v, &Arc::new(layout), h, kv, d).unwrap();
             let want = whole[0].rows(past, past + new);
@@ -300,6 +304,7 @@ fn a_row_that_sees_no_key_gives_zeros_and_a_nan_stays_a_nan() {
                 v: v.ptr(),
                 sequences: sequences.ptr(),
                 q_tiles: tiles.ptr(),
+                pages: std::ptr::null(),
                 o: o.ptr(),
                 lse: lse.ptr(),
                 n_q_tiles: 1,
@@ -343,12 +348,16 @@ fn what_does_not_fit_is_refused_in_one_sentence() {
     assert!(error.contains("head size 64 or 128"), "{error}");
     let mut tape = Tape::inference(&device);
     let x = tape.var(device.zeros("x", device.act(), &[1, 64]).unwrap(), false);
-    let cache = SequenceLayout::decode(&device, &[(0, 0, 1)]).unwrap().with_blocks(LC_ATTENTION_SM90);
-    let error = attention(&mut tape, &x, &x, &x, &Arc::new(cache), 1, 1, 64).unwrap_err().to_string();
+    let paged = |past| SequenceLayout::paged(&device, &[Paged { pages: &[0], past, new: 1 }]).unwrap();
+    let rows = tape.var(device.zeros("x", device.act(), &[PAGE, 64]).unwrap(), false);
+    let cache = paged(0).with_blocks(LC_ATTENTION_SM90);
+    let error = attention(&mut tape, &x, &rows, &rows, &Arc::new(cache), 1, 1, 64).unwrap_err().to_string();
     assert!(error.contains("own_keys"), "{error}");
-    let error = refusal(1, SequenceLayout::decode(&device, &[(0, 4, 1)]).unwrap(), 16);
-    assert!(error.contains("1 rows, the layout's 1 sequences need 5"), "{error}");
-    let error = refusal(1, SequenceLayout::decode(&device, &[(0, 0, 1)]).unwrap(), 16);
+    let error = refusal(1, paged(4), 16);
+    assert!(error.contains("1 rows, the layout's 1 sequences need 64"), "{error}");
+    let mut recording = Tape::new(&device);
+    let q = recording.var(device.zeros("q", device.act(), &[1, 64]).unwrap(), true);
+    let error = attention(&mut recording, &q, &rows, &rows, &Arc::new(paged(0)), 1, 1, 64).unwrap_err().to_string();
     assert!(error.contains("no backward"), "{error}");
     for cu in [&[0][..], &[0, 3, 3], &[1, 2], &[]] {
         assert!(packed(cu).unwrap_err().to_string().contains("expected 0 and then ends that grow"));

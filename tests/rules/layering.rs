@@ -21,7 +21,7 @@ const ROOMS: [(&str, &[&str]); 24] = [
     ("data", &["table"]),
     ("checkpoint", &["nf4", "bytes"]),
     ("model", &["ops", "tape", "device", "checkpoint", "data", "bytes", "table"]),
-    ("generate", &["model", "ops", "tape", "device"]),
+    ("generate", &["model", "ops", "tape", "device", "data"]),
     ("eval", &["generate", "model", "ops", "tape", "device", "data"]),
     ("report", &["eval", "energy", "checkpoint", "bytes", "table"]),
     // Settings are parsed, checked values: whoever runs reads them, and they run nothing.
@@ -46,9 +46,12 @@ const ROOMS: [(&str, &[&str]); 24] = [
     ),
     ("convert", &["cli", "model", "ops", "device", "checkpoint", "bytes", "nf4"]),
     ("verify", &["train", "generate", "model", "ops", "tape", "device", "checkpoint", "data"]),
-    ("subject", &["train", "cli", "model", "device", "checkpoint", "data"]),
-    ("chat", &["subject", "cli", "report", "generate", "model", "device", "data", "bytes", "table"]),
-    ("serve", &["chat", "subject", "cli", "generate", "model", "device", "data", "bytes", "table"]),
+    ("subject", &["train", "cli", "generate", "model", "ops", "device", "checkpoint", "data", "bytes"]),
+    (
+        "chat",
+        &["subject", "train", "cli", "report", "generate", "model", "device", "checkpoint", "data", "bytes", "table"],
+    ),
+    ("serve", &["chat", "subject", "train", "cli", "generate", "model", "device", "data", "bytes", "table"]),
     (
         "experiment",
         &["train", "eval", "generate", "model", "ops", "tape", "device", "checkpoint", "data", "bytes", "table"],

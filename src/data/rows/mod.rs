@@ -43,16 +43,23 @@ pub(super) fn read(path: &Path, headless: bool) -> Result<Vec<Row>> {
     let mut magic = Vec::new();
     file.by_ref().take(4).read_to_end(&mut magic).map_err(Error::io(path))?;
     file.rewind().map_err(Error::io(path))?;
-    let rows = if magic == b"PAR1" {
-        parquet::rows(path, file)?
-    } else {
-        let text = text_of(path, file)?;
-        match text.trim_start().chars().next() {
-            None => bail_input!("{} is empty, expected at least one row", path.display()),
-            Some('{' | '[') if !headless => json::rows(path, &text)?,
-            Some(_) => csv::rows(path, &text, headless)?,
-        }
+    match magic == b"PAR1" {
+        true => some(path, parquet::rows(path, file)?),
+        false => of_text(path, &text_of(path, file)?, headless),
+    }
+}
+
+/// As [`read`], of a text; `path` is its name in sentences.
+pub(super) fn of_text(path: &Path, text: &str, headless: bool) -> Result<Vec<Row>> {
+    let rows = match text.trim_start().chars().next() {
+        None => bail_input!("{} is empty, expected at least one row", path.display()),
+        Some('{' | '[') if !headless => json::rows(path, text)?,
+        Some(_) => csv::rows(path, text, headless)?,
     };
+    some(path, rows)
+}
+
+fn some(path: &Path, rows: Vec<Row>) -> Result<Vec<Row>> {
     if rows.is_empty() {
         bail_input!("{} holds no rows, expected at least one", path.display());
     }
