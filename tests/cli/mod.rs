@@ -12,6 +12,7 @@ mod experiment;
 mod fine_tune;
 mod fp8;
 mod gpu_scripts;
+mod pages;
 mod plan;
 mod recipe;
 mod resume;
@@ -21,6 +22,7 @@ mod serve_page;
 mod serve_refuses;
 mod side_by_side;
 mod static_table;
+mod tutorial;
 mod verify;
 
 use crate::common::fixture::{Tensors, tiny_llama, tiny_rows, tiny_tensors, write_tensors};
