@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Parser;
 use clap::builder::RangedU64ValueParser;
 
-use super::which::Which;
+use super::which::{AtOnce, Which};
 use crate::bytes;
 
 /// Answers questions over HTTP, in the shape of OpenAI's chat completions; a page to try it is at its address.
@@ -17,6 +17,9 @@ pub struct Serve {
     /// The model.
     #[command(flatten)]
     pub which: Which,
+    /// What it holds.
+    #[command(flatten)]
+    pub at_once: AtOnce,
     /// What clients call the model [default: the name of the folder]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,

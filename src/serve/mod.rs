@@ -80,13 +80,14 @@ pub fn run(typed: &Serve) -> Result<()> {
 fn answer(typed: &Serve, shared: &Shared, inbox: &Receiver<Message>, ready: impl FnOnce()) -> Result<()> {
     let subject = Subject::open(&typed.which, TEMPLATE)?;
     let device = open_device(&typed.which.device, typed.which.compute)?;
+    let capacity = subject.capacity(&device, &typed.which, typed.at_once)?;
     let loaded = subject.load(&device, subject.quant())?;
-    let context = loaded.model.config.max_positions;
+    let context = capacity.positions;
     let facts = Facts { sets: subject.sets(), has_heads: subject.heads().next().is_some(), context };
     let worker = Worker::new(shared, context);
     worker.run(
         inbox,
-        || Answerer::new(&subject, &loaded, &device, typed.which.tokens),
+        || Answerer::new(&subject, &loaded, &device, capacity),
         || {
             shared.set(Status::Ready(Arc::new(facts)));
             ready();

@@ -7,7 +7,6 @@ use llamacare::device::{Compute, DType, Device};
 use llamacare::ffi::set_threads;
 use llamacare::model::{Keep, Quantise, RunOptions};
 use llamacare::ops::dropout::Dropout;
-use llamacare::tape::Tape;
 use std::rc::Rc;
 
 const EVERYTHING: &[&[usize]] = &[&[0, 1, 2, 3]];
