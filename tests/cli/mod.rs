@@ -14,6 +14,7 @@ mod export_gguf;
 mod fine_tune;
 mod fp8;
 mod gpu_scripts;
+mod pages;
 mod plan;
 mod recipe;
 mod resume;
@@ -23,6 +24,7 @@ mod serve_page;
 mod serve_refuses;
 mod side_by_side;
 mod static_table;
+mod tutorial;
 mod verify;
 
 use crate::common::fixture::{Tensors, tiny_llama, tiny_rows, tiny_tensors, write_tensors};
