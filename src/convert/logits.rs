@@ -103,8 +103,7 @@ pub fn of(
         LoraSpec { rank: config.r, scale: config.scale(), targets: config.targets.clone() }
     });
     let (model, params, ()) = load(device, Source::Folder(folder), quantise, spec.as_ref(), 0, |builder| {
-        // Nothing is trained; the states that take the least room are allocated.
-        builder.optimiser_states(OptimiserStates::Eight);
+        builder.optimiser_states(OptimiserStates::Unused);
         Ok(())
     })?;
     if let Some(adapter) = adapter {

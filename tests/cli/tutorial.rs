@@ -153,7 +153,10 @@ fn what_is_compared_forgives_numbers_and_nothing_else() {
     assert_eq!(differs(page, "LM loss  12.1  1,234.5\n────  ─\nmore\nand more\nfiles in a: b\n"), None);
     assert!(differs(page, "LM loss  12.1  1.5\n────  ─\nfiles in a: c\n").is_some());
     assert!(differs(page, "ECI loss  12.1  1.5\n────  ─\nfiles in a: b\n").is_some());
-    assert!(differs(page, "LM loss  12.1  1.5\n────  ─\nfiles in a: b\nand more\n").is_some(), "more than the page shows");
+    assert!(
+        differs(page, "LM loss  12.1  1.5\n────  ─\nfiles in a: b\nand more\n").is_some(),
+        "more than the page shows"
+    );
     assert!(differs(page, "LM loss  12.1  1.5\n────  ─\n").is_some(), "less than the page shows");
     assert_eq!(differs("energy 1 J a step\n", "energy not measured: no counter\n"), None);
     assert_eq!(masked("12 s, 7764 tokens/s on CPU device (x86_64, bf16)"), "# s, # tokens/s on CPU");
