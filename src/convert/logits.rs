@@ -133,7 +133,7 @@ pub fn difference(a: &[Vec<f32>], b: &[Vec<f32>], vocab: usize) -> Difference {
             let off = (f64::from(a) - f64::from(b)).abs();
             sum += off;
             // max() would drop a NaN; this keeps it.
-            most = if off <= most { most } else { off };
+            most = if off <= most || most.is_nan() { most } else { off };
             largest = largest.max(f64::from(a.abs()));
         }
         let (log_a, log_b) = (log_softmax(a), log_softmax(b));
