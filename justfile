@@ -56,6 +56,11 @@ golden python="python3":
 quantized source quantised python="python3":
     {{python}} tools/check_quantized.py {{source}} {{quantised}}
 
+# what `convert` writes, in its consumers: PEFT, transformers, the gguf package; says why and stops where they are absent
+exports model="tests/golden/export/spm" adapter="tests/golden/export/spm/adapter" python="python3":
+    cargo build --release --bin convert
+    {{python}} tools/check_exports.py "${CARGO_TARGET_DIR:-target}/release/convert" {{model}} {{adapter}}
+
 # host memory of a large conversion
 large:
     cargo test --release --test main -- --ignored --nocapture host_memory_of_a_model_of_three

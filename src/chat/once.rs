@@ -18,6 +18,7 @@ use super::{Answerer, Decide, Decision, NOTICE, Question, Said, input};
 use crate::checkpoint::save_files;
 use crate::cli::chat::Chat;
 use crate::data::{Record, read, read_text};
+use crate::energy::{Meter, three_digits};
 use crate::generate::{Finish, Sampling, Ticket};
 use crate::subject::Subject;
 use crate::train::prepare::open_device;
@@ -80,7 +81,8 @@ pub(super) fn run(typed: &Chat, subject: &Subject, decide: Decide, sampling: Sam
     let bar = if typed.quiet { ProgressBar::hidden() } else { ProgressBar::new(n as u64) };
     let style = ProgressStyle::with_template("answering  {bar:40} {pos}/{len} questions  {eta} left");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let begun = Instant::now();
+    let meter = Meter::open(&device);
+    let (begun, before) = (Instant::now(), meter.read());
     let (mut text, mut n_tokens, mut n_failed) = (String::new(), 0, 0);
     let ask = Ask { records: &read.records, decide, max_new: typed.new_tokens, sampling };
     let done = ask.run(&mut answerer, |line| {
@@ -94,7 +96,7 @@ pub(super) fn run(typed: &Chat, subject: &Subject, decide: Decide, sampling: Sam
         }
         Ok(())
     });
-    let seconds = begun.elapsed().as_secs_f64();
+    let (seconds, joules) = (begun.elapsed().as_secs_f64(), meter.since(before));
     bar.finish_and_clear();
     done?;
     if let Some(out) = typed.out.as_deref() {
@@ -107,6 +109,13 @@ pub(super) fn run(typed: &Chat, subject: &Subject, decide: Decide, sampling: Sam
             "{n_done} of {n} questions: {n_tokens} tokens in {seconds:.2} s ({speed:.1} tokens/s) on {}",
             device.name()
         );
+        match joules.filter(|_| n_tokens > 0) {
+            Some(joules) => {
+                let each = three_digits(joules / n_tokens as f64);
+                eprintln!("energy {each} J a token written, prompts included ({})", meter.what());
+            }
+            None => eprintln!("energy {}", meter.what()),
+        }
     }
     match n_failed {
         0 => Ok(()),

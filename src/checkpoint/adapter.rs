@@ -99,6 +99,14 @@ pub fn load_adapter(dir: &Path) -> Result<(AdapterConfig, Vec<NamedTensor>)> {
     Ok((config, tensors))
 }
 
+/// Tensors of an adapter's file that neither PEFT nor [`load_adapter`] uses, by name: a key with a slip in it is one, and PEFT only
+/// warns of it.
+pub fn unread_tensors(dir: &Path, config: &AdapterConfig) -> Result<Vec<String>> {
+    let mut names = TensorFile::open(&dir.join(TENSORS))?.names();
+    names.retain(|name| !parse_lora_key(name).is_some_and(|(_, linear, _)| config.adapts(linear)));
+    Ok(names)
+}
+
 /// That an adapter fits a base: a pair of the right shape for every target in every layer, and none beyond.
 pub fn check_adapter(base: &LlamaConfig, config: &AdapterConfig, tensors: &[NamedTensor]) -> Result<()> {
     let mut shapes: HashMap<&str, &[usize]> = tensors.iter().map(|t| (t.name.as_str(), t.shape.as_slice())).collect();

@@ -90,6 +90,21 @@ pub fn new_folder<T>(dir: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Resu
     Ok(done)
 }
 
+/// As [`new_folder`], for one file: `write` makes it at the path it is given, and it then takes its name.
+pub fn new_file<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    let (parent, staging, _) = siblings(path)?;
+    if path.exists() {
+        bail_input!("{}: this already exists; choose another name, or remove it first", path.display());
+    }
+    fs::create_dir_all(parent).map_err(Error::io(parent))?;
+    let staging = Staging::new(staging)?;
+    let file = staging.path.join(path.file_name().expect("siblings asked for it"));
+    let done = write(&file).map_err(|e| staging.explain_new(e, parent))?;
+    fs::rename(&file, path).map_err(Error::io(path))?;
+    sync_dir(parent)?;
+    Ok(done)
+}
+
 /// Refuses where the disk below `dir`, which need not exist yet, has fewer than `n_bytes` left. A disk that does not say is
 /// trusted: a write that fails later leaves nothing either.
 pub fn check_room(dir: &Path, n_bytes: u64) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::bnb_format::quantization_config;
@@ -109,6 +110,23 @@ const COMPANIONS: [&str; 14] = [
 /// Puts into `dir` what belongs to the quantised copy of the model in `source` beside its weights: its config.json with the
 /// `quantization_config`, tokenizer, generation settings, licence. Gives their bytes.
 pub fn write_quantised_extras(source: &Path, dir: &Path, double: bool) -> Result<u64> {
+    write_extras(source, dir, |config| drop(config.insert("quantization_config".into(), quantization_config(double))))
+}
+
+/// The same beside weights that are dense: config.json without a `quantization_config`, and with their type (`float16`) in the field of
+/// transformers 4 or 5, whichever the source has.
+pub fn write_dense_extras(source: &Path, dir: &Path, dtype: &str) -> Result<u64> {
+    write_extras(source, dir, |config| {
+        config.shift_remove("quantization_config");
+        let fields = ["dtype", "torch_dtype"];
+        let there: Vec<&str> = fields.into_iter().filter(|field| config.contains_key(*field)).collect();
+        // transformers 5 reads the old name as well.
+        let fields = if there.is_empty() { vec!["torch_dtype"] } else { there };
+        fields.into_iter().for_each(|field| drop(config.insert(field.into(), dtype.into())));
+    })
+}
+
+fn write_extras(source: &Path, dir: &Path, edit: impl FnOnce(&mut Map<String, Value>)) -> Result<u64> {
     let mut n_bytes = 0;
     for name in COMPANIONS {
         let path = source.join(name);
@@ -123,8 +141,16 @@ pub fn write_quantised_extras(source: &Path, dir: &Path, double: bool) -> Result
     let Ok(Value::Object(mut config)) = serde_json::from_str(&text) else {
         bail_input!("{}: not a model's configuration", path.display());
     };
-    config.insert("quantization_config".into(), quantization_config(double));
+    edit(&mut config);
     Ok(n_bytes + write_json(&dir.join("config.json"), &Value::Object(config))?)
+}
+
+/// Writes a report into the new folder `dir`: NAME.json for programs, NAME.md for people. Gives their bytes.
+pub fn write_report(dir: &Path, name: &str, report: &impl Serialize, markdown: &str) -> Result<u64> {
+    write_small(&dir.join(format!("{name}.md")), markdown.as_bytes())?;
+    let path = dir.join(format!("{name}.json"));
+    let json = serde_json::to_value(report).map_err(|e| Error::io(&path)(e.into()))?;
+    Ok(markdown.len() as u64 + write_json(&path, &json)?)
 }
 
 fn write_json(path: &Path, value: &Value) -> Result<u64> {

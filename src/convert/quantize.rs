@@ -3,31 +3,20 @@
 //! One tensor at a time: from the mapped source to the device, quantised there, back, and to its place in a shard. What is
 //! not a linear layer goes from file to file as it is. So host memory holds the results of one tensor, whatever the model's size.
 
+use super::{Progress, file_dtype, refuse_out_within};
 use crate::checkpoint::{
-    Expected, HostDType, HostNf4, HostScales, HostTensor, HostWeight, ModelFolder, Shards, TensorSpec, TensorWriter,
-    Unit, check_room, expected_tensors, new_folder, write_quantised_extras,
+    Expected, HostNf4, HostScales, HostTensor, HostWeight, ModelFolder, Shards, TensorSpec, TensorWriter, Unit,
+    check_room, expected_tensors, new_folder, write_quantised_extras,
 };
 use crate::cli::convert::Quantize;
 use crate::device::{Device, Tensor};
 use crate::model::frozen::upload_exact;
 use crate::ops::nf4::{Nf4Weight, Scales, nested_map_on};
-use crate::{Error, Result, bail_input, bytes};
-use safetensors::tensor::Dtype;
+use crate::{Result, bail_input, bytes};
 use std::path::Path;
 
 /// Bytes moved at a time where a file is only copied.
 const PIECE: usize = 16 << 20;
-
-/// How far a conversion is.
-#[derive(Debug, Clone, Copy)]
-pub struct Progress<'a> {
-    /// Bytes of the source that are done.
-    pub bytes: u64,
-    /// Of so many.
-    pub total_bytes: u64,
-    /// The tensor that comes next.
-    pub tensor: &'a str,
-}
 
 /// What was made.
 #[derive(Debug, Clone)]
@@ -77,17 +66,6 @@ pub fn quantize(device: &Device, job: &Quantize, progress: impl FnMut(Progress) 
     let shards = Shards::plan(tensors.iter().map(|t| t.unit(job.double_quant)).collect(), job.shard_bytes);
     check_room(&job.out, shards.n_bytes())?;
     new_folder(&job.out, |staging| Job { device, job, tensors: &tensors, shards: &shards }.write(staging, progress))
-}
-
-/// A folder that is read from must not change while it is read.
-fn refuse_out_within(model: &Path, out: &Path) -> Result<()> {
-    let model = model.canonicalize().map_err(Error::io(model))?;
-    let out_path = std::path::absolute(out).map_err(Error::io(out))?;
-    let inside = out_path.ancestors().filter_map(|path| path.canonicalize().ok()).any(|path| path == model);
-    if inside {
-        bail_input!("--out {}: this lies inside the model's own folder; choose a place beside it", out.display());
-    }
-    Ok(())
 }
 
 /// A tensor of the model and whether it is to be quantised.
@@ -177,12 +155,4 @@ fn write_quantised(
         Some(offset) => HostScales::Double { codes: &scales, nested_absmax: &nested, offset },
     };
     HostNf4 { name: source.name.clone(), shape, dtype: source.dtype, packed: &packed, scales }.write(file)
-}
-
-fn file_dtype(dtype: HostDType) -> Dtype {
-    match dtype {
-        HostDType::F32 => Dtype::F32,
-        HostDType::F16 => Dtype::F16,
-        HostDType::BF16 => Dtype::BF16,
-    }
 }

@@ -5,6 +5,7 @@ use super::report::{TitledTable, Verdict};
 use crate::bytes::readable;
 use crate::checkpoint::{EciConfig, LlamaConfig};
 use crate::eval::bootstrap::Interval;
+use crate::ops::attention::PAGE;
 use crate::table::Table;
 
 pub(super) fn titled(title: &str, table: Table) -> TitledTable {
@@ -70,7 +71,9 @@ pub(super) fn memory_table(given: &Given, measured: &[Measured], config: &LlamaC
         let peak = |peak: &Peak| format!("{}{}", if peak.at_most { "at most " } else { "" }, readable(peak.n_bytes));
         table.row([&batch, "forward with the head", &peak(&one.head_bytes), "–", "–"]);
         for (length, bytes) in LENGTHS.into_iter().zip(&one.answer_bytes) {
-            let tokens: usize = given.drawn(0, one.batch).iter().map(|prompt| prompt.len() + length).sum();
+            // The cache is handed out in pages.
+            let pages = |prompt: &&[u32]| (prompt.len() + length).next_multiple_of(PAGE);
+            let tokens: usize = given.drawn(0, one.batch).iter().map(pages).sum();
             let formula = readable(tokens * cache_per_token(config, element));
             table.row([&batch, &written(length), &peak(bytes), &readable(bytes.cache), &formula]);
         }

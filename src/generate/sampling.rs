@@ -75,27 +75,31 @@ impl Sampling {
         }
     }
 
-    /// The tokens that may be drawn with their weights exp((logit - largest) / temperature), the likeliest first; of equals the first.
+    /// The tokens that may be drawn with their weights exp((logit - largest) / temperature), in a fixed order. Only a few of a
+    /// vocabulary of 32,000 are ever sorted.
     fn kept(&self, logits: &[f32]) -> Vec<(u32, f64)> {
-        let mut order: Vec<u32> = (0..logits.len() as u32).collect();
-        let logit = |id: u32| logits[id as usize];
-        order.sort_by(|&a, &b| logit(b).total_cmp(&logit(a)));
-        if self.top_k > 0 && self.top_k < order.len() {
-            let least = logit(order[self.top_k - 1]);
-            order.truncate(order.iter().take_while(|&&id| logit(id) >= least).count());
-        }
-        let top = f64::from(logit(order[0]));
-        let weight = |&id: &u32| (id, ((f64::from(logit(id)) - top) / f64::from(self.temperature)).exp());
-        let mut kept: Vec<(u32, f64)> = order.iter().map(weight).collect();
+        let least = match self.top_k {
+            k if k > 0 && k < logits.len() => *logits.to_vec().select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a)).1,
+            _ => f32::NEG_INFINITY,
+        };
+        let top = f64::from(logits[first_of_largest(logits) as usize]);
+        let weight = |logit: f32| ((f64::from(logit) - top) / f64::from(self.temperature)).exp();
+        let ids = (0u32..).zip(logits).filter(|(_, logit)| **logit >= least);
+        let mut kept: Vec<(u32, f64)> = ids.map(|(id, logit)| (id, weight(*logit))).collect();
         if self.top_p < 1.0 {
             let total: f64 = kept.iter().map(|(_, weight)| weight).sum();
+            // Tokens below the n-th part of what may be missing are together less than that: the share is reached without them.
+            let missing = (1.0 - f64::from(self.top_p)) * total;
+            let n = kept.len() as f64;
+            kept.retain(|(_, weight)| weight * n >= missing);
+            kept.sort_by(|(_, a), (_, b)| b.total_cmp(a));
             let mut before = 0.0;
-            let n = kept.iter().take_while(|(_, weight)| {
+            let is_needed = |(_, weight): &&(u32, f64)| {
                 let is_needed = before < f64::from(self.top_p) * total;
                 before += weight;
                 is_needed
-            });
-            let n = n.count();
+            };
+            let n = kept.iter().take_while(is_needed).count();
             kept.truncate(n);
         }
         kept

@@ -131,6 +131,8 @@ impl<'a> Worker<'a> {
                         self.shared.set(Status::Failed(error.to_string()));
                         return Err(error);
                     }
+                    // The pages of the one must be free before the other takes its own.
+                    drop(answerer);
                     answerer = fresh()?;
                 }
             }

@@ -37,8 +37,28 @@ fn refused(model: &Path, out: &Path, more: &str, code: i32) -> String {
     sentence
 }
 
+/// What a command says that is refused, after which the folder `around` holds what it held; files with holes by their length.
+pub(super) fn refused_around(mut command: Command, around: &Path, code: i32) -> String {
+    fn listed(dir: &Path, into: &mut Vec<(PathBuf, u64)>) {
+        for entry in std::fs::read_dir(dir).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            match path.is_dir() {
+                true => listed(&path, into),
+                false => into.push((path.clone(), path.metadata().expect("a file").len())),
+            }
+        }
+        into.sort();
+    }
+    let (mut before, mut after) = (Vec::new(), Vec::new());
+    listed(around, &mut before);
+    let sentence = refusal(&command.output().expect("a process that starts"), code);
+    listed(around, &mut after);
+    assert_eq!(before, after, "{sentence}");
+    sentence
+}
+
 /// Every tensor of every shard.
-fn tensors(dir: &Path) -> Named {
+pub(super) fn tensors(dir: &Path) -> Named {
     let mut found = Named::new();
     for entry in std::fs::read_dir(dir).expect("a folder") {
         let path = entry.expect("an entry").path();
@@ -181,7 +201,7 @@ fn a_source_that_is_quantised_damaged_or_incomplete_is_refused() {
 }
 
 /// A Llama of zeros whose file takes no place on the disk: one header, and the rest a hole.
-fn hollow(dir: &Path, [hidden, mlp, n_layers, vocab]: [usize; 4], dtype: &str) -> u64 {
+pub(super) fn hollow(dir: &Path, [hidden, mlp, n_layers, vocab]: [usize; 4], dtype: &str) -> u64 {
     let config = json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": hidden, "intermediate_size": mlp,
         "num_hidden_layers": n_layers, "num_attention_heads": hidden / 128, "vocab_size": vocab, "rms_norm_eps": 1e-5,
@@ -321,15 +341,22 @@ fn peak_anonymous(mut command: Command) -> (u64, Output) {
     (watch.join().expect("a watcher"), output)
 }
 
-/// Converts a model of zeros and holds host memory to `bound`; what was mapped does not count, what the CPU device holds does.
-fn memory_stays_below(bound: u64, sizes: [usize; 4], dtype: &str) {
+/// Converts a model of zeros and holds host memory to `bound`.
+fn quantising_stays_below(bound: u64, sizes: [usize; 4], dtype: &str) {
     let folder: TempDir = tempfile::tempdir().expect("a temporary folder");
     let (model, out) = (folder.path().join("model"), folder.path().join("out"));
-    let n_source = hollow(&model, sizes, dtype);
-    let (peak, output) = peak_anonymous(command(&model, &out, "--quiet --shard-size 1GiB"));
+    println!("source {} MiB", hollow(&model, sizes, dtype) >> 20);
+    memory_stays_below(bound, command(&model, &out, "--quiet --shard-size 1GiB"), &out);
+}
+
+/// Holds host memory of a conversion into the folder `out` to `bound`; what was mapped does not count, what the CPU device
+/// holds does.
+pub(super) fn memory_stays_below(bound: u64, mut conversion: Command, out: &Path) {
+    conversion.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let (peak, output) = peak_anonymous(conversion);
     assert!(output.status.success(), "{}", text(&output.stderr));
-    let n_out: u64 = std::fs::read_dir(&out).expect("a folder").map(|e| e.unwrap().metadata().unwrap().len()).sum();
-    println!("source {} MiB, written {} MiB, RssAnon at most {} MiB", n_source >> 20, n_out >> 20, peak >> 20);
+    let n_out: u64 = std::fs::read_dir(out).expect("a folder").map(|e| e.unwrap().metadata().unwrap().len()).sum();
+    println!("written {} MiB, RssAnon at most {} MiB", n_out >> 20, peak >> 20);
     assert!(peak > 0 && peak < bound, "{peak} bytes of anonymous memory, {bound} allowed");
     assert!(n_out > 3 * bound / 2, "a conversion that kept what it wrote would not be noticed");
 }
@@ -338,12 +365,12 @@ fn memory_stays_below(bound: u64, sizes: [usize; 4], dtype: &str) {
 #[cfg(target_os = "linux")]
 fn host_memory_does_not_grow_with_the_model() {
     // 570 MiB in, 300 out; the largest weight is 22 MiB, and 44 on the device in fp32.
-    memory_stays_below(128 << 20, [2048, 5632, 3, 32000], "F16");
+    quantising_stays_below(128 << 20, [2048, 5632, 3, 32000], "F16");
 }
 
 #[test]
 #[ignore = "3.0 GiB in, 1.2 GiB written, a minute: by hand (CONTRIBUTING.md)"]
 #[cfg(target_os = "linux")]
 fn host_memory_of_a_model_of_three_gibibytes() {
-    memory_stays_below(768 << 20, [5120, 13824, 4, 32000], "F16");
+    quantising_stays_below(768 << 20, [5120, 13824, 4, 32000], "F16");
 }

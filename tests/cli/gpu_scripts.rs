@@ -138,6 +138,7 @@ fn pack_with(dir: &Path, peers: Option<&Path>) -> (Output, PathBuf) {
     for (name, from) in [
         ("finetune", env!("CARGO_BIN_EXE_finetune")),
         ("verify", env!("CARGO_BIN_EXE_verify")),
+        ("chat", env!("CARGO_BIN_EXE_chat")),
         // Not run in a rehearsal, and large: one that is small stands in for them.
         ("unit_tests", "/bin/true"),
         ("main_tests", "/bin/true"),
@@ -171,6 +172,9 @@ fn the_path_of_the_13b_run_works_on_the_cpu_and_its_record_says_so() {
     // A second call goes on with the same base and adds to the record.
     let said = prove(&carry, dir.path(), &["train", "policies"], &set);
     assert!(said.status.success(), "{}{}", text(&said.stdout), text(&said.stderr));
+    let chat = [("PROVE_REHEARSE", "1"), ("QUESTIONS", "3"), ("NEW_TOKENS", "4")];
+    let said = prove(&carry, dir.path(), &["chat"], &chat);
+    assert!(said.status.success() && text(&said.stdout).contains("3 of 3 questions"), "{}", text(&said.stdout));
     let record = json(&dir.path().join("prove/record.json"));
     assert_eq!(record["gpu"], false);
     assert_eq!(record["device"], "rehearsal on the CPU device, not a GPU");
@@ -184,8 +188,8 @@ fn the_path_of_the_13b_run_works_on_the_cpu_and_its_record_says_so() {
     assert!((first / 512f64.ln() - 1.0).abs() < 0.06, "{first}");
     assert_eq!(losses["joint"].as_array().unwrap().len(), 3);
     // Three steps each, and all but 8 bits are the same arithmetic.
-    assert_eq!(steps[3..].len(), 2, "one of each policy that was asked for");
-    for policy in &steps[3..] {
+    assert_eq!(steps[3..].len(), 4, "one of each policy that was asked for, and two of chat");
+    for policy in &steps[3..5] {
         let against = &policy["losses_against_train"];
         assert_eq!((&policy["finished"], &against["steps"]), (&true.into(), &3.into()), "{policy}");
         assert_eq!(against["equal"], policy["name"] != "policy_eight", "{policy}");

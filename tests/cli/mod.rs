@@ -9,6 +9,8 @@ mod convert;
 mod energy;
 mod evaluate;
 mod experiment;
+mod export;
+mod export_gguf;
 mod fine_tune;
 mod fp8;
 mod gpu_scripts;

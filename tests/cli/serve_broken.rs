@@ -157,14 +157,14 @@ impl Client<'_> {
     }
 
     fn too_long_prompt(&mut self) {
-        let n = 8200 + self.random.below(20_000);
+        let n = 1020 + self.random.below(20_000);
         let body = ask(&"w".repeat(n), json!({"max_tokens": 4, "stream": self.random.below(2) == 0}));
         self.refused("POST /v1/chat/completions", body.to_string().as_bytes(), &["400"]);
     }
 
     fn cancelled_stream(&mut self) {
         let n = 100 + self.random.below(400);
-        drop(self.server.begin_stream(&ask("Why?", json!({"max_tokens": 4000, "stream": true})), n));
+        drop(self.server.begin_stream(&ask("Why?", json!({"max_tokens": 900, "stream": true})), n));
     }
 
     /// More is promised than comes, or less.
@@ -200,7 +200,7 @@ fn holds(server: &Server) -> (usize, usize) {
 #[test]
 fn a_thousand_broken_requests_harm_no_good_one() {
     let bench = endless();
-    let server = Server::start(&bench, "--model @model --max-body 64KiB --max-new-tokens 4000");
+    let server = Server::start(&bench, "--model @model --max-length 1024 --max-body 64KiB --max-new-tokens 900");
     let question = |i: usize| ask(&format!("Does drug {} lower pain?", i % 3), json!({"max_tokens": 6}));
     let right: Vec<String> = (0..3).map(|i| server.answer(&question(i))).collect();
     let round = |clients: std::ops::Range<u64>, n: usize| {

@@ -104,7 +104,7 @@ fn a_token_is_asked_for_everywhere_but_on_the_page() {
     assert_eq!(server.post_with("/v1/chat/completions", &body, &good).0, 200);
     assert_eq!(server.get("/health").0, 200);
     let (status, head, _) = raw(&server, "GET / HTTP/1.1\r\nHost: anything", b"");
-    assert!(status == 200 && head.contains("text/html") && head.contains("default-src 'none'"), "{head}");
+    assert!(status == 200 && head.contains("text/html") && head.contains("x-frame-options: deny"), "{head}");
 }
 
 #[test]
@@ -150,14 +150,26 @@ fn an_answer_that_takes_too_long_is_cut_and_does_not_look_complete() {
 #[test]
 fn a_request_that_breaks_the_model_is_told_so_and_the_next_is_answered() {
     let bench = Bench::new();
-    // The embedding of one letter is damaged: BOS, EOS and the unknown token come before the bytes, of which "!" is the first.
+    // One letter has a dimension of its own, in which its keys overflow: all numbers of the files are finite, and what comes of the letter
+    // is not. BOS, EOS and the unknown token come before the bytes, of which "!" is the first.
     let letter = 3 + usize::from(b'Z' - b'!');
     bench.edit_tensors(|tensors| {
-        let (_, shape, bytes) = tensors.get_mut("model.embed_tokens.weight").expect("an embedding");
-        let row = shape[1] * 2;
-        bytes[letter * row..(letter + 1) * row].fill(0xff);
+        let mut put = |name: &str, value: &dyn Fn(usize, usize) -> Option<f32>| {
+            let (_, shape, bytes) = tensors.get_mut(name).expect("a tensor");
+            for (i, bytes) in bytes.chunks_exact_mut(2).enumerate() {
+                if let Some(value) = value(i / shape[1], i % shape[1]) {
+                    bytes.copy_from_slice(&((value.to_bits() >> 16) as u16).to_le_bytes());
+                }
+            }
+        };
+        put("model.embed_tokens.weight", &|id, column| (column == 0).then_some(if id == letter { 8.0 } else { 0.0 }));
+        let huge = |row: usize| if row % 2 == 0 { 3e38 } else { -3e38 };
+        put("model.layers.0.self_attn.k_proj.weight", &|row, column| (column == 0).then(|| huge(row)));
+        for name in ["self_attn.o_proj", "mlp.down_proj"] {
+            put(&format!("model.layers.0.{name}.weight"), &|row, _| (row == 0).then_some(0.0));
+        }
     });
-    let server = Server::start(&bench, "--model @model");
+    let server = Server::start(&bench, "--model @model --quant none");
     let good = ask("Why?", json!({"max_tokens": 8}));
     let answer = server.answer(&good);
     for stream in [false, true] {

@@ -23,11 +23,11 @@ mkdir -p "$carry/stage/bin"
 built() { cargo "$@" --no-run --message-format=json | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1; }
 take() { [ -x "$1" ] || { say "cargo named no binary for $2"; exit 1; }; cp "$1" "$carry/stage/bin/$2"; }
 if [ -n "${LLAMACARE_PACK_BINARIES:-}" ]; then
-    for name in finetune verify unit_tests main_tests bench; do take "$LLAMACARE_PACK_BINARIES/$name" "$name"; done
+    for name in finetune verify chat unit_tests main_tests bench; do take "$LLAMACARE_PACK_BINARIES/$name" "$name"; done
 else
     [ "${LLAMACARE_PACK_ANY:-}" = 1 ] || tools/install_cuda.sh
     cargo build --release --bins
-    for name in finetune verify; do take "${CARGO_TARGET_DIR:-target}/release/$name" "$name"; done
+    for name in finetune verify chat; do take "${CARGO_TARGET_DIR:-target}/release/$name" "$name"; done
     take "$(built test --release --lib)" unit_tests
     take "$(built test --release --test main)" main_tests
     take "$(built bench --bench main)" bench

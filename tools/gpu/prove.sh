@@ -3,11 +3,12 @@
 # and Llama-2-13B at a cap of 23.5 GiB on a made-up base.
 #
 #     carry/prove.sh                 everything, at most STEP_SECONDS (default 500) each
-#     carry/prove.sh tests verify    these steps only: tests verify sanitizer demo bench plan train policies peers
+#     carry/prove.sh tests verify    these steps only: tests verify sanitizer demo bench plan train chat policies peers
 #
 # bench     every kernel at 13B's shapes, and a step of 13B by parts; bench.jsonl
 # plan      the memory plan of the run below
 # train     20 steps of 13B: 2,816 tokens, rank 16 on seven linears, ECI of 1,200 positions; losses, tokens/s, memory
+# chat      answers of the same base to its own rows, one at a time and sixteen: tokens/s and joules a token
 # policies  three steps of each way to keep activations, beside train's losses
 # peers     the comparison with HF PEFT and Unsloth (gpu/peers.sh), in parts that can be named instead: peers_micro peers_hf
 #           peers_hf_more peers_unsloth peers_unsloth_more peers_ours, less than ten minutes each. Where pack.sh was not given
@@ -26,7 +27,7 @@ OUT=${OUT:-$PWD/prove}
 seconds=${STEP_SECONDS:-500}
 rehearse=${PROVE_REHEARSE:-}
 parts="micro hf hf_more unsloth unsloth_more ours"
-all="tests verify sanitizer demo bench plan train policies peers"
+all="tests verify sanitizer demo bench plan train chat policies peers"
 named="$all $(printf ' peers_%s' $parts)"
 say() { echo "prove: $*"; }
 
@@ -147,7 +148,7 @@ measured() {
 }
 wants_peers() { wants peers || wants "peers_$1"; }
 some_peers() { for part in $parts; do wants_peers "$part" && return; done; false; }
-if wants plan || wants train || wants policies || wants bench || some_peers; then
+if wants plan || wants train || wants chat || wants policies || wants bench || some_peers; then
     if ! command -v python3 >/dev/null; then
         absent base "python3 is not on this machine, which makes the base and reads the logs"
         failed=1
@@ -172,6 +173,15 @@ print(json.dumps(open(sys.argv[1]).read().splitlines(), ensure_ascii=False))' "$
 fi
 if wants train; then
     measured train --steps "${STEPS:-20}" || failed=1
+fi
+if wants chat; then
+    # Weights are random, so answers are too; all are cut at the same length or end by chance.
+    head -n "${QUESTIONS:-32}" "$base/rows.jsonl" >"$work/questions.jsonl"
+    for n in 1 16; do
+        step "chat_$n" 'tokens/s' bin/chat --once --model "$base" --template "$base/rows.jinja" --in "$work/questions.jsonl" \
+            --out "$OUT/chat_$n.jsonl" --overwrite --at-once "$n" --new-tokens "${NEW_TOKENS:-64}" --max-length 2048 \
+            --budget "${BUDGET:-23.5GiB}" --device "$device"
+    done
 fi
 if wants policies; then
     for keep in ${POLICIES:-outputs eight host gateup input}; do
