@@ -126,7 +126,13 @@ fn the_tutorials_commands_do_what_it_says() {
     let script: String = steps.iter().map(|step| format!("printf '\\n@@@\\n'\n{}", step.commands)).collect();
     let file = clone.path().join("tutorial.sh");
     std::fs::write(&file, script).expect("room on the disk");
-    let output = Command::new("sh").arg("-e").arg(&file).current_dir(clone.path()).stdin(Stdio::null()).output();
+    let output = Command::new("sh")
+        .arg("-e")
+        .arg(&file)
+        .current_dir(clone.path())
+        .env_remove("LLAMACARE_PYTHON")
+        .stdin(Stdio::null())
+        .output();
     let output = output.expect("a shell");
     let said = text(&output.stdout);
     let printed: Vec<&str> = said.split("\n@@@\n").skip(1).collect();
