@@ -65,20 +65,20 @@ impl<'a> Answerer<'a> {
         &self.sets
     }
 
-    /// The question with no more new tokens than the model's context has left behind its prompt; refused where that leaves none.
-    pub fn fit(&self, question: Question) -> Result<Question> {
-        let (n, most) = (self.prompt(&question)?.len(), self.engine.most_tokens());
-        if n + question.max_new.min(1) > most {
+    /// How many new tokens a question may have behind a prompt of `n_prompt`: as many as it wants, or what there is room for. Refused
+    /// where that leaves none.
+    pub fn room(&self, n_prompt: usize, wanted: usize) -> Result<usize> {
+        let most = self.engine.most_tokens();
+        if n_prompt + wanted.min(1) > most {
             bail_input!(
-                "the question has {n} tokens with all that stands before it, there is room for {most} with the answer; shorten it"
+                "the question has {n_prompt} tokens with all that stands before it, there is room for {most} with the answer; shorten it"
             );
         }
-        Ok(Question { max_new: question.max_new.min(most - n), ..question })
+        Ok(wanted.min(most - n_prompt))
     }
 
-    /// Takes a question; refuses what is too long.
-    pub fn ask(&mut self, question: &Question) -> Result<Ticket> {
-        let prompt = self.prompt(question)?;
+    /// Takes a question, whose [`Answerer::prompt`] this is; refuses what is too long.
+    pub fn ask(&mut self, question: &Question, prompt: Vec<u32>) -> Result<Ticket> {
         let has_heads = self.subject.heads().next().is_some();
         let (max_new, sampling) = (question.max_new, question.sampling.clone());
         let head = question.set.filter(|_| has_heads);

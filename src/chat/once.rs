@@ -181,10 +181,12 @@ impl Ask<'_> {
     fn ask(&self, answerer: &mut Answerer, row: usize) -> Result<(Ticket, Open)> {
         let record = &self.records[row];
         let set = self.decide.of(record, answerer.sets())?;
-        let (max_new, sampling) = (self.max_new, self.sampling.clone());
-        let question = answerer.fit(Question { record: record.clone(), set, max_new, sampling })?;
-        let n_prompt = answerer.prompt(&question)?.len();
-        let ticket = answerer.ask(&question)?;
+        let mut question =
+            Question { record: record.clone(), set, max_new: self.max_new, sampling: self.sampling.clone() };
+        let prompt = answerer.prompt(&question)?;
+        let n_prompt = prompt.len();
+        question.max_new = answerer.room(n_prompt, question.max_new)?;
+        let ticket = answerer.ask(&question, prompt)?;
         Ok((ticket, Open { row, set, answer: Answer { n_prompt, ..Answer::default() } }))
     }
 

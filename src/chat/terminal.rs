@@ -139,14 +139,16 @@ impl Conversation<'_> {
     fn answer(&mut self, asked: &str, quiet: bool) -> Result<()> {
         let record = Record { question: asked.to_string(), ..self.record.clone() };
         let set = self.decide.of(&record, self.answerer.sets())?;
-        let question = Question { record, set, max_new: self.max_new, sampling: self.sampling.clone() };
-        let question = self.answerer.fit(question).map_err(|e| match (e, self.record.history.is_empty()) {
-            (Error::Input(sentence), false) => {
-                Error::Input(format!("{sentence}, or begin another conversation with /new"))
-            }
-            (e, _) => e,
-        })?;
-        let ticket = self.answerer.ask(&question)?;
+        let mut question = Question { record, set, max_new: self.max_new, sampling: self.sampling.clone() };
+        let prompt = self.answerer.prompt(&question)?;
+        question.max_new =
+            self.answerer.room(prompt.len(), self.max_new).map_err(|e| match (e, self.record.history.is_empty()) {
+                (Error::Input(sentence), false) => {
+                    Error::Input(format!("{sentence}, or begin another conversation with /new"))
+                }
+                (e, _) => e,
+            })?;
+        let ticket = self.answerer.ask(&question, prompt)?;
         let answering = Answering::begin()?;
         let (mut answered, mut decision, mut finish) = (String::new(), None, None);
         while finish.is_none() && !answering.is_stopped() {

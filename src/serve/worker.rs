@@ -143,8 +143,9 @@ impl<'a> Worker<'a> {
         if job.reply.is_closed() {
             return count(&self.shared.counts.cancelled);
         }
-        let begun = self.question(answerer, &job.ask).and_then(|(question, n_prompt)| {
-            let ticket = answerer.ask(&question).map_err(|e| Refusal::of(&e))?;
+        let begun = self.question(answerer, &job.ask).and_then(|(question, prompt)| {
+            let n_prompt = prompt.len();
+            let ticket = answerer.ask(&question, prompt).map_err(|e| Refusal::of(&e))?;
             Ok((ticket, n_prompt))
         });
         match begun {
@@ -157,16 +158,17 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// The engine's question, and how many tokens its prompt has. Where the request names no number of new tokens it gets what there is
+    /// The engine's question, and its prompt. Where the request names no number of new tokens it gets what there is
     /// room for.
-    fn question(&self, answerer: &Answerer, ask: &Ask) -> std::result::Result<(Question, usize), Refusal> {
+    fn question(&self, answerer: &Answerer, ask: &Ask) -> std::result::Result<(Question, Vec<u32>), Refusal> {
         let mut question = Question {
             record: ask.record.clone(),
             set: ask.set,
             max_new: ask.max_new.unwrap_or_default(),
             sampling: ask.sampling.clone(),
         };
-        let n_prompt = answerer.prompt(&question).map_err(|e| Refusal::of(&e))?.len();
+        let prompt = answerer.prompt(&question).map_err(|e| Refusal::of(&e))?;
+        let n_prompt = prompt.len();
         let room = self.context.saturating_sub(n_prompt);
         let least = ask.max_new.unwrap_or(1);
         if room < least {
@@ -180,7 +182,7 @@ impl<'a> Worker<'a> {
         if ask.max_new.is_none() {
             question.max_new = room.min(self.shared.limits.max_new);
         }
-        Ok((question, n_prompt))
+        Ok((question, prompt))
     }
 
     /// Cancels what nobody listens to.

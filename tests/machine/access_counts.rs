@@ -186,7 +186,8 @@ fn layers(cases: &mut Cases) {
         attention(&mut tape, &q, &k, &v, &two, h, h, D).unwrap();
     });
     let table = RotaryTable::new(&device, t as usize, D, 10_000.0).unwrap();
-    cases.count("2 new tokens", || kv_append([&new, &new, &new], &table, &two, [&k, &v]).unwrap());
+    let [new_k, new_v] = [(); 2].map(|()| cases.act(&[2, h * D]));
+    cases.count("2 new tokens", || kv_append([&new, &new_k, &new_v], &table, &two, [&k, &v]).unwrap());
 
     let hidden = cases.act(&[8, C]);
     let ids: Vec<i32> = (0..8).map(|i| i * 3 % 8).collect();

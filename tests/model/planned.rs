@@ -42,7 +42,7 @@ fn rows(random: &mut SplitMix64, n: usize) -> Vec<Tokenized> {
 /// leaves. A plan made from the largest alone would end such a run in the middle.
 #[test]
 fn no_micro_batch_reaches_beyond_the_plan_however_small() {
-    let mut random = SplitMix64::new(7, 0);
+    let mut random = SplitMix64::new(5, 0);
     let mut beyond_the_largest = 0;
     for case in 0..40 {
         let model = model(&mut random);
