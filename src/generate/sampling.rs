@@ -170,7 +170,7 @@ mod tests {
         assert!(choose(&[1.0, f32::NAN]).unwrap_err().to_string().contains("not a number"));
         let penalised = Sampling { repetition_penalty: 2.0, ..Sampling::default() };
         let said =
-            |ids: &[u32], logits: &[f32]| penalised.choose(&mut logits.to_vec(), ids.to_vec().into_iter(), 0).unwrap();
+            |ids: &[u32], logits: &[f32]| penalised.choose(&mut logits.to_vec(), ids.iter().copied(), 0).unwrap();
         assert_eq!(said(&[1, 1], &[2.0, 3.0]), 0, "twice said counts once: 1.5");
         assert_eq!(said(&[1, 1], &[1.0, 3.0]), 1);
         assert_eq!(said(&[0], &[-1.0, -1.5]), 1, "a negative logit becomes more so");

@@ -23,6 +23,9 @@ fn raw(server: &Server, head: &str, body: &[u8]) -> (u16, String, Value) {
 
 const POST: &str = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json";
 
+/// Head and body of a request; status, param and code of its refusal, and what its sentence says.
+type Refused = (String, Vec<u8>, u16, Value, Value, &'static [&'static str]);
+
 #[test]
 fn every_refusal_has_its_status_and_openais_shape() {
     let bench = Bench::new();
@@ -34,7 +37,7 @@ fn every_refusal_has_its_status_and_openais_shape() {
     let json_to = |path: &str| head(&format!("POST {path}"), "application/json");
     let to = "POST /v1/chat/completions";
     #[rustfmt::skip]
-    let cases: Vec<(String, Vec<u8>, u16, Value, Value, &[&str])> = vec![
+    let cases: Vec<Refused> = vec![
         (POST.into(), b"{".to_vec(), 400, json!(null), json!(null), &["not JSON", "line 1"]),
         (POST.into(), b"".to_vec(), 400, json!(null), json!(null), &["not JSON"]),
         (POST.into(), b"\xff\xfe{}".to_vec(), 400, json!(null), json!(null), &["not JSON"]),
@@ -163,7 +166,7 @@ fn a_request_that_breaks_the_model_is_told_so_and_the_next_is_answered() {
             }
         };
         put("model.embed_tokens.weight", &|id, column| (column == 0).then_some(if id == letter { 8.0 } else { 0.0 }));
-        let huge = |row: usize| if row % 2 == 0 { 3e38 } else { -3e38 };
+        let huge = |row: usize| if row.is_multiple_of(2) { 3e38 } else { -3e38 };
         put("model.layers.0.self_attn.k_proj.weight", &|row, column| (column == 0).then(|| huge(row)));
         for name in ["self_attn.o_proj", "mlp.down_proj"] {
             put(&format!("model.layers.0.{name}.weight"), &|row, _| (row == 0).then_some(0.0));
