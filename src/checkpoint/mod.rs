@@ -34,7 +34,7 @@ pub use gguf_file::{GgufLayout, GgufMetadata, GgufSink, GgufTensor, GgufType, Gg
 pub use host_tensor::{HostDType, HostTensor, NamedTensor};
 pub use llama_config::{LINEARS, LlamaConfig};
 pub use model_folder::{Expected, ModelFolder, expected_tensors};
-pub use provenance::{Provenance, base_fingerprint};
+pub use provenance::{PROVENANCE_FILE, Provenance, base_fingerprint};
 pub use run_state::{RunState, StateTensors, load_run_state, save_run_state};
 pub use safe_write::{Saved, check_room, claim_output, last_good, new_file, new_folder, save_files, save_folder};
 pub use shards::{Shards, Unit, write_dense_extras, write_quantised_extras, write_report};

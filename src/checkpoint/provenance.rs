@@ -17,7 +17,8 @@ use super::safe_write::save_files;
 use super::tensor_file::write_small;
 use crate::{Error, Result, bail_input};
 
-const FILE: &str = "provenance.json";
+/// Its name.
+pub const PROVENANCE_FILE: &str = "provenance.json";
 /// Rows of the embedding that count.
 const ROWS: usize = 64;
 
@@ -57,12 +58,12 @@ impl Provenance {
     pub fn save(&self, dir: &Path) -> Result<()> {
         let mut json = serde_json::to_vec_pretty(self).map_err(|e| Error::io(dir)(e.into()))?;
         json.push(b'\n');
-        save_files(dir, &[FILE], |staging| write_small(&staging.join(FILE), &json))
+        save_files(dir, &[PROVENANCE_FILE], |staging| write_small(&staging.join(PROVENANCE_FILE), &json))
     }
 
     /// Reads it; none where the folder holds none, as adapters of other programs.
     pub fn load(dir: &Path) -> Result<Option<Provenance>> {
-        let path = dir.join(FILE);
+        let path = dir.join(PROVENANCE_FILE);
         if !path.is_file() {
             return Ok(None);
         }
@@ -131,7 +132,7 @@ mod tests {
         let wrong = Provenance { base_sha256: "0".repeat(64), ..right };
         let said = wrong.expect_base(dir.path(), &folder).unwrap_err().to_string();
         assert!(said.contains("was trained on another base than") && said.contains("00000000.. there"), "{said}");
-        std::fs::write(dir.path().join(FILE), "{}").unwrap();
+        std::fs::write(dir.path().join(PROVENANCE_FILE), "{}").unwrap();
         assert!(Provenance::load(dir.path()).unwrap_err().to_string().contains("not the provenance of an adapter"));
     }
 }

@@ -54,8 +54,7 @@ pub struct AtOnce {
     /// Tokens of a conversation at most, its answer included [default: the model's context]
     #[arg(long, value_name = "TOKENS", help_heading = "Machine", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
     pub max_length: Option<usize>,
-    /// Questions answered side by side at most. The default is what one reading of the weights serves; many more are faster in all and
-    /// slower for each
+    /// Questions answered side by side at most. The default is what one reading of NF4 weights serves on a GPU
     #[arg(long, value_name = "N", default_value_t = 16, help_heading = "Machine", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1024))]
     pub at_once: usize,
 }

@@ -4,13 +4,17 @@
 //! With `alpha' = alpha sqrt(r)` the plain `alpha' / r` is the same number, right everywhere. The matrices are not touched.
 
 use super::refuse_out_within;
-use crate::checkpoint::{Heads, has_heads, load_adapter, load_heads, new_folder, save_adapter, save_heads};
+use crate::checkpoint::{
+    Heads, PROVENANCE_FILE, has_heads, load_adapter, load_heads, new_folder, save_adapter, save_heads,
+};
 use crate::cli::convert::Fold;
+use crate::cli::finetune::CONFIG_FILE;
+use crate::data::prompt::{PROMPT_FILE, TEMPLATE_FILE};
 use crate::{Error, Result};
 use std::path::Path;
 
 /// What belongs to an adapter beside its tensors and heads: its prompt, what it was made from, the run's settings.
-const BESIDE: [&str; 4] = ["prompt.json", "template.jinja", "provenance.json", "config.toml"];
+const BESIDE: [&str; 4] = [PROMPT_FILE, TEMPLATE_FILE, PROVENANCE_FILE, CONFIG_FILE];
 
 /// Writes the folded adapter into the new folder `job.out`, its heads with it; says what was done.
 pub fn fold(job: &Fold) -> Result<String> {

@@ -40,6 +40,8 @@ pub struct Weight<'a> {
     /// The type of its numbers; of one in NF4, that from which it was quantised.
     pub dtype: HostDType,
     host: HostWeight<'a>,
+    /// Whether training stores it in NF4.
+    is_linear: bool,
     lora: Option<Lora<'a>>,
 }
 
@@ -93,7 +95,8 @@ impl<'a> Weights<'a> {
         let all = expected_tensors(self.folder.config()).into_iter().map(|expected| match expected {
             Expected::Dense(name, shape) => {
                 let host = self.folder.tensor(&name, &shape)?;
-                Ok(Weight { name, shape, dtype: host.dtype, host: HostWeight::Dense(host), lora: None })
+                let (dtype, host) = (host.dtype, HostWeight::Dense(host));
+                Ok(Weight { name, shape, dtype, host, is_linear: false, lora: None })
             }
             Expected::Linear(name, shape) => {
                 let host = self.folder.linear(&name, shape)?;
@@ -102,7 +105,7 @@ impl<'a> Weights<'a> {
                     HostWeight::Nf4(host) => host.dtype,
                 };
                 let lora = self.lora(&name);
-                Ok(Weight { name, shape: shape.to_vec(), dtype, host, lora })
+                Ok(Weight { name, shape: shape.to_vec(), dtype, host, is_linear: true, lora })
             }
         });
         all.collect()
@@ -170,7 +173,7 @@ impl<'a> Weights<'a> {
                 fill_nf4(&quantised, host)?;
                 quantised
             }
-            HostWeight::Dense(host) if self.through_nf4 && is_linear(&weight.name) => {
+            HostWeight::Dense(host) if self.through_nf4 && weight.is_linear => {
                 let exact = upload_exact(self.device, "a weight before it is quantised", host)?;
                 Nf4Weight::quantize(&exact, self.double.then_some(&self.nested_map))?
             }
@@ -178,10 +181,6 @@ impl<'a> Weights<'a> {
         };
         quantised.dequantize("a decoded weight").map(Some)
     }
-}
-
-fn is_linear(name: &str) -> bool {
-    name.ends_with("_proj.weight")
 }
 
 fn rows_of<'a>(host: &HostTensor<'a>, begin: usize, end: usize) -> HostTensor<'a> {

@@ -35,6 +35,9 @@ pub mod tokenize;
 pub mod tokenizer;
 
 mod rows;
+
+pub(crate) use rows::kind as kind_of_value;
+
 #[cfg(test)]
 pub(crate) mod testing;
 

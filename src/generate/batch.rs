@@ -8,7 +8,7 @@ use crate::generate::{Capacity, Engine, Event, Request, Sampling};
 use crate::model::Llama;
 use crate::ops::attention::PAGE;
 
-/// The most sequences side by side: what a pass of decoded weights serves without waiting for memory, on cards of today.
+/// The most sequences side by side. By count, a product of that many tokens is no longer bound by reading weights; not measured.
 const SEQUENCES: usize = 256;
 
 impl Capacity {

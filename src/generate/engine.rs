@@ -266,7 +266,7 @@ impl<'a> Engine<'a> {
         let (width, vocab) = (self.model.head.shape()[0], self.model.config.vocab);
         let wanting = self.running.iter().enumerate().filter(|(_, s)| s.request.max_new > 0);
         let rows: Vec<_> = wanting.zip(logits.chunks_mut(width)).collect();
-        // Sampling from 32,000 logits takes a part of a millisecond, which sixteen sequences need not wait for in turn.
+        // Each walks its whole vocabulary: side by side, not in turn.
         let token = |((place, s), row): ((usize, &Running), &mut [f32])| {
             let said = s.request.prompt.iter().chain(&s.answer).copied();
             Ok((place, s.request.sampling.choose(&mut row[..vocab], said, s.answer.len())?))

@@ -75,8 +75,8 @@ impl Sampling {
         }
     }
 
-    /// The tokens that may be drawn with their weights exp((logit - largest) / temperature), in a fixed order. Only a few of a
-    /// vocabulary of 32,000 are ever sorted.
+    /// The tokens that may be drawn with their weights exp((logit - largest) / temperature), in a fixed order. Nothing
+    /// is sorted but what `top_p` may keep.
     fn kept(&self, logits: &[f32]) -> Vec<(u32, f64)> {
         let least = match self.top_k {
             k if k > 0 && k < logits.len() => *logits.to_vec().select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a)).1,

@@ -16,7 +16,6 @@ use std::sync::Arc;
 /// The pages of all layers.
 pub struct KvCache {
     layers: Vec<[Tensor; 2]>,
-    n_pages: usize,
 }
 
 impl KvCache {
@@ -25,12 +24,7 @@ impl KvCache {
         let shape = [n_pages * PAGE, config.n_kv_heads * config.head_dim];
         let one = || device.empty("kv cache", device.act(), &shape);
         let layers = (0..config.n_layers).map(|_| Ok([one()?, one()?])).collect::<Result<_>>()?;
-        Ok(KvCache { layers, n_pages })
-    }
-
-    /// Pages in all.
-    pub fn n_pages(&self) -> usize {
-        self.n_pages
+        Ok(KvCache { layers })
     }
 
     /// Stores a layer's new keys and values, and lets its queries attend to all that they may see. `q` [T,H*D], `k` and `v`

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use serde_json::{Map, Value};
 
 use super::refusal::Refusal;
+use crate::data::kind_of_value as kind;
 
 /// A request's object.
 pub(super) struct Fields(Map<String, Value>);
@@ -97,17 +98,5 @@ impl Fields {
             other => kind(other).to_string(),
         };
         Refusal::bad(format!("field {name:?} is {found}, expected {expected}")).param(name)
-    }
-}
-
-/// What a value is, for a sentence.
-pub(super) fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
     }
 }

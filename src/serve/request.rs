@@ -9,12 +9,12 @@
 
 use serde_json::{Map, Value, json};
 
-use super::fields::{Fields, kind};
+use super::fields::Fields;
 use super::refusal::Refusal;
 use super::shared::{Facts, Limits};
 use crate::chat::Decide;
 use crate::cli::nearest::nearest;
-use crate::data::{Format, Record, read_text};
+use crate::data::{Format, Record, kind_of_value as kind, read_text};
 use crate::generate::Sampling;
 
 /// What the model is asked.

@@ -41,7 +41,7 @@ impl Subject {
             );
         }
         let all = least * at_once.at_once;
-        if peak(all)? <= room {
+        if all == least || peak(all)? <= room {
             return Ok(with(all));
         }
         // To within a hundredth.

@@ -1,7 +1,7 @@
 //! `chat` as its user meets it: a conversation through a pipe, a file of questions at once, and what is refused. The answers themselves are
 //! held against transformers in `chat_oracle.rs`.
 
-use super::{Bench, assert_says, refusal, text};
+use super::{Bench, assert_says, endless, refusal, text};
 use assert_cmd::Command;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
@@ -46,18 +46,6 @@ fn refused(bench: &Bench, words: &str) -> String {
     let output = run(bench, words, "Q?\n");
     assert_eq!(text(&output.stdout), "", "{words}");
     refusal(&output, 2)
-}
-
-/// A bench whose model never ends an answer and has room for long ones.
-fn endless() -> Bench {
-    let bench = Bench::new();
-    bench.edit_tensors(|tensors| {
-        let (_, shape, bytes) = tensors.get_mut("lm_head.weight").expect("a head");
-        let row = shape[1] * 2;
-        bytes[2 * row..3 * row].fill(0);
-    });
-    bench.edit_json("model/config.json", |config| config["max_position_embeddings"] = json!(8192));
-    bench
 }
 
 fn piped(bench: &Bench, words: &str) -> Child {

@@ -175,3 +175,15 @@ fn snapshot(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     }
     files
 }
+
+/// A bench whose model never ends an answer and has room for long ones.
+fn endless() -> Bench {
+    let bench = Bench::new();
+    bench.edit_tensors(|tensors| {
+        let (_, shape, bytes) = tensors.get_mut("lm_head.weight").expect("a head");
+        let row = shape[1] * 2;
+        bytes[2 * row..3 * row].fill(0);
+    });
+    bench.edit_json("model/config.json", |config| config["max_position_embeddings"] = serde_json::json!(8192));
+    bench
+}

@@ -1,7 +1,7 @@
 //! `serve` as its clients meet it: answers whole and in pieces, the label, and how it begins and ends. What clients do wrong stands in
 //! `serve_refuses.rs` and `serve_broken.rs`, the page in `serve_page.rs`.
 
-use super::{Bench, assert_says, refusal, text};
+use super::{Bench, assert_says, endless, refusal, text};
 use assert_cmd::Command;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -165,18 +165,6 @@ pub(super) fn ask(question: &str, more: Value) -> Value {
     let mut body = json!({"messages": [{"role": "user", "content": question}]});
     body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
     body
-}
-
-/// A bench whose model never ends an answer and has room for long ones.
-pub(super) fn endless() -> Bench {
-    let bench = Bench::new();
-    bench.edit_tensors(|tensors| {
-        let (_, shape, bytes) = tensors.get_mut("lm_head.weight").expect("a head");
-        let row = shape[1] * 2;
-        bytes[2 * row..3 * row].fill(0);
-    });
-    bench.edit_json("model/config.json", |config| config["max_position_embeddings"] = json!(8192));
-    bench
 }
 
 /// The pieces of a stream put together as a whole answer would say it: text, finish, usage, and what stands beside.

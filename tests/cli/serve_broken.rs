@@ -1,7 +1,8 @@
 //! A thousand broken requests among good ones, from four clients at once: every good one is answered, and right; what the server holds
 //! does not grow; and it ends as it should.
 
-use super::serve::{Server, ask, endless};
+use super::endless;
+use super::serve::{Server, ask};
 use super::text;
 use llamacare::data::SplitMix64;
 use serde_json::{Value, json};

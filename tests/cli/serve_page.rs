@@ -4,7 +4,8 @@
 //! `LLAMACARE_REPORT_SAMPLE=page.html cargo test the_page_in_a_browser` leaves page.light.png and others.
 
 use super::assert_says;
-use super::serve::{Server, ask, endless};
+use super::endless;
+use super::serve::{Server, ask};
 use headless_chrome::protocol::cdp::Emulation::{MediaFeature, SetDeviceMetricsOverride, SetEmulatedMedia};
 use headless_chrome::protocol::cdp::Page::CaptureScreenshotFormatOption::Png;
 use headless_chrome::{Browser, LaunchOptions, Tab};

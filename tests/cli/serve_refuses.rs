@@ -1,6 +1,7 @@
 //! What `serve` refuses, each with the right status and in OpenAI's shape, and what it limits: size, number, time, and who may ask.
 
-use super::serve::{Server, ask, endless};
+use super::endless;
+use super::serve::{Server, ask};
 use super::{Bench, assert_says};
 use serde_json::{Value, json};
 use std::io::{Read, Write};

@@ -192,7 +192,7 @@ impl Row {
 }
 
 /// What a value is, for a sentence.
-pub(super) fn kind(value: &Value) -> &'static str {
+pub(crate) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "true or false",
